@@ -1,0 +1,188 @@
+"""Who am I, where are my data and my ledger? The one place that asks "simulated or deployed?".
+
+A simulated client is one that our launchers started (`FEDPRIV_SIMULATION=1`) *and* that Flower gave a partition.
+Everything else is a deployment and needs the operator's own file, named by the SuperNode's configuration
+(`--node-config 'fedpriv-node="/etc/fedpriv/node.toml"'`); without it the client refuses everything.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fedpriv.config import Scenario
+from fedpriv.data.clients import roster
+from fedpriv.errors import InputError
+from fedpriv.messages import Mode
+
+SIMULATION_VARIABLE = "FEDPRIV_SIMULATION"
+NODE_KEY = "fedpriv-node"
+
+# What a scenario may say about the data of a deployed client: agreements of the federation, no place and no name.
+_AGREED = (
+    "frequency",
+    "scaling",
+    "low",
+    "high",
+    "drop_flagged",
+    "train_until",
+    "validation_until",
+    "train_fraction",
+    "validation_fraction",
+)
+_NODE_KEYS = {"client", "ledger", "dataset", "epsilon", "delta", "data"}
+
+
+class NotConfigured(InputError):
+    """Neither a simulated nor a configured node."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A client: name, mode, where its ledger lies and what its owner allows.
+
+    Attributes:
+        client: name of the party with data.
+        mode: simulation or deployment.
+        partition, partitions: place in the simulation's roster; -1 in deployment.
+        scenario: as the server gave it; its digest is compared with the server's.
+        local: the same with the owner's data section; this one trains.
+        ledger: path of the ledger.
+        dataset: name of the data set that the ledger guards.
+        epsilon, delta: the owner's budget.
+    """
+
+    client: str
+    mode: Mode
+    partition: int
+    partitions: int
+    scenario: Scenario = field(repr=False)
+    local: Scenario = field(repr=False)
+    ledger: Path
+    dataset: str
+    epsilon: float
+    delta: float
+    digest: str = ""
+
+
+def identify(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Node:
+    """Finds out who this process is for, once per configuration.
+
+    Raises:
+        NotConfigured: neither simulated nor configured by an operator.
+        InputError: the scenario, the roster or the operator's file is not valid.
+    """
+    simulated = os.environ.get(SIMULATION_VARIABLE) == "1" and "partition-id" in node_config
+    return _identify(simulated, _frozen(node_config), _frozen(run_config))
+
+
+def forget() -> None:
+    """Drops what this process remembers about nodes (tests; a scenario with another folder needs no call)."""
+    _identify.cache_clear()
+    _scenario.cache_clear()
+    _roster_names.cache_clear()
+
+
+def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(config.items()))
+
+
+@lru_cache(maxsize=4)
+def _scenario(run_config: tuple[tuple[str, Any], ...]) -> tuple[Scenario, str]:
+    scenario = Scenario.from_flat(dict(run_config))
+    return scenario, scenario.digest()
+
+
+@lru_cache(maxsize=4)
+def _roster_names(run_config: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
+    return tuple(roster(_scenario(run_config)[0]).names)
+
+
+@lru_cache(maxsize=16_384)
+def _identify(
+    simulated: bool, node_config: tuple[tuple[str, Any], ...], run_config: tuple[tuple[str, Any], ...]
+) -> Node:
+    config = dict(node_config)
+    if simulated:
+        return _simulated(config, run_config)
+    if not isinstance(config.get(NODE_KEY), str):
+        raise NotConfigured(
+            f"this node has no {NODE_KEY!r} in its node configuration (the operator's TOML file) and was not started "
+            "by fedpriv's simulation; nothing was read."
+        )
+    return _deployed(Path(config[NODE_KEY]), run_config)
+
+
+def _simulated(config: Mapping[str, Any], run_config: tuple[tuple[str, Any], ...]) -> Node:
+    scenario, digest = _scenario(run_config)
+    names = _roster_names(run_config)
+    partition = config["partition-id"]
+    if not isinstance(partition, int) or not 0 <= partition < len(names):
+        raise InputError(f"partition-id={partition!r} is not in [0, {len(names) - 1}]; nothing was read.")
+    if not scenario.run.out:
+        raise InputError("run.out is empty: a simulated client does not know where its ledger lies; nothing was read.")
+    from fedpriv.reports.folder import RunFolder
+    from fedpriv.reports.rows import Rows
+
+    name = names[partition]
+    return Node(
+        client=name,
+        mode="simulation",
+        partition=partition,
+        partitions=len(names),
+        scenario=scenario,
+        local=scenario,
+        ledger=RunFolder(Path(scenario.run.out), scenario, rows=Rows()).ledger_path(name),
+        dataset=f"{scenario.data.source}:{name}",
+        epsilon=scenario.privacy.epsilon,
+        delta=scenario.privacy.delta,
+        digest=digest,
+    )
+
+
+def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
+    scenario, digest = _scenario(run_config)
+    content = _operator_file(path)
+    data = content["data"]
+    if not isinstance(data, dict):
+        raise NotConfigured(f"{path}: [data] is not a table; nothing was read.")
+    # The run's own places and columns are dropped, not merged: a server cannot point a node at another file.
+    section = {name: getattr(scenario.data, name) for name in _AGREED} | data
+    nested = scenario.nested() | {"data": section}
+    local = Scenario().override(nested)
+    if not scenario.privacy.enabled:
+        raise NotConfigured("a deployed client trains with privacy only; nothing was read.")
+    return Node(
+        client=str(content["client"]),
+        mode="deployment",
+        partition=-1,
+        partitions=-1,
+        scenario=scenario,
+        local=local,
+        ledger=Path(str(content["ledger"])),
+        dataset=str(content["dataset"]),
+        epsilon=float(str(content["epsilon"])),
+        delta=float(str(content["delta"])),
+        digest=digest,
+    )
+
+
+def _operator_file(path: Path) -> dict[str, object]:
+    """The operator's TOML: all keys there, none unknown, and writable by its owner alone."""
+    try:
+        mode = path.stat().st_mode
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise NotConfigured(f"the node file {path} cannot be read ({error}); nothing was read.") from None
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NotConfigured(f"the node file {path} can be written by others (chmod go-w); nothing was read.")
+    if set(content) != _NODE_KEYS:
+        wrong = ", ".join(sorted(set(content) ^ _NODE_KEYS))
+        raise NotConfigured(f"the node file {path} has unknown or missing keys: {wrong}; nothing was read.")
+    return content

@@ -1,0 +1,278 @@
+"""From a scenario to its clients: the public roster first, then one client's readings at a time."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedpriv.config import DataConfig, PartitionConfig, Scenario
+from fedpriv.data.partition import PARTITIONERS
+from fedpriv.data.registry import DATA_DIR_VARIABLE, fingerprint
+from fedpriv.data.sources import SOURCES, Parts, Series
+from fedpriv.data.table import group_means, parse_step
+from fedpriv.data.windows import split
+from fedpriv.errors import InputError
+
+_CLIENTS_KEPT = 256  # ClientData objects kept per process; Ray actors persist and see the same clients again
+
+Stamp = tuple[str, int, int]  # path, size, modification time in ns
+
+
+@dataclass(frozen=True, eq=False)
+class ClientData:
+    """One client's readings on its public calendar. The readings are private; everything else is public.
+
+    Attributes:
+        name: as in the roster.
+        values: [M, T, C] float32, physical units, NaN where nothing was read; not writable.
+        start, step: calendar of axis T.
+        meters, channels: [M] and [C] names.
+        unit: physical unit of the readings.
+        train, validation, test: index ranges of axis T, with a gap of one window between them.
+        timezone: "UTC" or "local".
+    """
+
+    name: str
+    values: NDArray[np.float32]
+    start: pd.Timestamp
+    step: pd.Timedelta
+    meters: tuple[str, ...]
+    channels: tuple[str, ...]
+    unit: str
+    train: slice
+    validation: slice
+    test: slice
+    timezone: str = "local"
+
+    def __repr__(self) -> str:
+        """Public facts only: a client's readings do not belong in logs."""
+        return f"ClientData(name={self.name!r}, shape={self.values.shape}, start={self.start}, step={self.step})"
+
+    def part(self, name: str) -> slice:
+        """The index range of `train`, `validation` or `test`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    @property
+    def num_meters(self) -> int:
+        """M."""
+        return len(self.meters)
+
+    @property
+    def index(self) -> pd.DatetimeIndex:
+        """[T] stamps."""
+        return pd.date_range(self.start, periods=self.values.shape[1], freq=self.step)
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Public facts of a scenario's data, known before any reading is parsed.
+
+    Attributes:
+        names: clients in partition order.
+        source, licence, citation, unit: for labels and reports.
+        step: step of the calendar after resampling.
+        channels: names of the channels, as many as the model has.
+        simulated_public: what this simulation takes as public although in a deployment only the client
+            would know it (names found in the data, for example); empty if nothing.
+    """
+
+    names: tuple[str, ...]
+    source: str
+    licence: str
+    citation: str
+    unit: str
+    step: pd.Timedelta
+    channels: tuple[str, ...]
+    simulated_public: tuple[str, ...]
+
+
+def roster(scenario: Scenario) -> Roster:
+    """Who takes part, from headers, entity lists, file names and stamps alone.
+
+    In long CSV files the names are in the data: name them in `data.clients`, or the column of ids is scanned
+    and the scan is declared in `simulated_public`.
+
+    Raises:
+        InputError: missing file, unknown client (the nearest is named), too few clients.
+    """
+    data = scenario.data
+    stamps = _stamps([Path(data.path).expanduser()]) if data.source == "csv" else ()
+    return _roster(data, scenario.partition, os.environ.get(DATA_DIR_VARIABLE, ""), stamps)  # pyright: ignore
+
+
+@lru_cache(maxsize=32)
+def _roster(data: DataConfig, partition: PartitionConfig, directory: str, stamps: tuple[Stamp, ...]) -> Roster:
+    del directory, stamps  # part of the key only
+    source = SOURCES[data.source]
+    facts = source.facts(data)
+    names = PARTITIONERS[partition.kind].names(_available(data, partition), partition, chosen=bool(data.clients))
+    return Roster(
+        names=names,
+        source=data.source,
+        licence=facts.licence,
+        citation=facts.citation,
+        unit=facts.unit,
+        step=parse_step(data.frequency) if data.frequency else source.step(data),
+        channels=data.channels or facts.channels,
+        simulated_public=tuple(source.disclosed(data)),
+    )
+
+
+def _available(data: DataConfig, partition: PartitionConfig) -> tuple[str, ...]:
+    source = SOURCES[data.source]
+    if not data.clients:
+        return tuple(source.default(data, partition.clients))
+    known = source.known(data)
+    for name in data.clients:
+        if known and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise InputError(f"unknown client {name!r} of source {data.source}{hint}. Nothing was started.")
+    if len(set(data.clients)) < len(data.clients):
+        raise InputError(f"data.clients={', '.join(data.clients)} names a client twice; nothing was started.")
+    return data.clients
+
+
+def load_client(scenario: Scenario, name: str) -> ClientData:
+    """The readings of one client; no other client's readings are kept or looked at.
+
+    Raises:
+        InputError: not in the roster, missing or damaged file, readings that cannot be put on a calendar,
+            a window longer than the series, or a part without a usable window.
+    """
+    people = roster(scenario)
+    if name not in people.names:
+        near = difflib.get_close_matches(name, people.names, n=1, cutoff=0.0)[0]
+        raise InputError(f"client {name!r} is not in this scenario; the nearest is {near!r}. Nothing was loaded.")
+    data = scenario.data
+    stamps = _stamps(SOURCES[data.source].files(data, name))
+    task = scenario.task
+    return _load(data, scenario.partition, task.context, task.horizon, name, stamps)  # pyright: ignore
+
+
+@lru_cache(maxsize=_CLIENTS_KEPT)
+def _load(
+    data: DataConfig, partition: PartitionConfig, context: int, horizon: int, name: str, stamps: tuple[Stamp, ...]
+) -> ClientData:
+    del stamps  # part of the key only: a changed file is read anew
+    source = SOURCES[data.source]
+    series = PARTITIONERS[partition.kind].series(
+        name, _available(data, partition), partition, lambda which: source.read(data, which)
+    )
+    return client_data(name, series, data, context=context, horizon=horizon, parts=source.parts(data))
+
+
+def client_data(
+    name: str, series: Series, data: DataConfig, *, context: int, horizon: int, parts: Parts | None = None
+) -> ClientData:
+    """Resamples, picks channels, splits by time and checks that every part has a usable window.
+
+    Args:
+        name: for the client and for messages.
+        series: [M, T, C] readings.
+        data: frequency, channels and split.
+        context, horizon: steps of a window.
+        parts: the source's customary split, used unless `data` gives its own.
+
+    Raises:
+        InputError: see `load_client`.
+    """
+    where = f"client {name}"
+    values, start, step = np.moveaxis(series.values, 1, 0), series.start, series.step  # [T, M, C]
+    if data.frequency:
+        target = parse_step(data.frequency)
+        values, start = group_means(values, start, step, target, where=where)
+        step = target
+    values, channels = _pick_channels(values, series.channels, data.channels, where)
+    readings = np.moveaxis(values, 0, 1).astype(np.float32, order="C")  # [M, T, C]
+    window = context + horizon
+    if readings.shape[1] < window:
+        raise InputError(
+            f"{where}: the window of {window} steps (task.context + task.horizon) is longer than the series of "
+            f"{readings.shape[1]} steps. Nothing was started."
+        )
+    custom = _customary(data, parts)
+    slices = split(
+        readings.shape[1],
+        window=window,
+        start=start,
+        step=step,
+        train_until=custom.train_until,
+        validation_until=custom.validation_until,
+        test_until=custom.test_until,
+        train_fraction=data.train_fraction,
+        validation_fraction=data.validation_fraction,
+    )
+    for label, part in zip(("training", "validation", "test"), slices, strict=True):
+        _require_usable(readings[:, part], context, horizon, where=where, label=label)
+    readings.flags.writeable = False
+    train, validation, test = slices
+    return ClientData(
+        name=name,
+        values=readings,
+        start=start,
+        step=step,
+        meters=series.meters,
+        channels=channels,
+        unit=series.unit,
+        train=train,
+        validation=validation,
+        test=test,
+        timezone=series.timezone,
+    )
+
+
+def _customary(data: DataConfig, parts: Parts | None) -> Parts:
+    """The boundaries that the scenario gives, else the source's customary ones; empty where fractions decide."""
+    defaults = DataConfig.model_fields
+    own = (
+        bool(data.train_until or data.validation_until)
+        or data.train_fraction != defaults["train_fraction"].default
+        or data.validation_fraction != defaults["validation_fraction"].default
+    )
+    return parts if parts is not None and not own else Parts(data.train_until, data.validation_until)
+
+
+def _pick_channels(
+    values: NDArray[np.float64], present: tuple[str, ...], wanted: tuple[str, ...], where: str
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    if not wanted:
+        return values, present
+    for channel in wanted:
+        if channel not in present:
+            near = difflib.get_close_matches(channel, present, n=1, cutoff=0.0)[0]
+            raise InputError(f"{where} has no channel {channel!r}; the nearest is {near!r}. Nothing was started.")
+    return values[..., [present.index(c) for c in wanted]], wanted
+
+
+def _require_usable(part: NDArray[np.float32], context: int, horizon: int, *, where: str, label: str) -> None:
+    """At least one window must have something read both in its context and in its horizon."""
+    window = context + horizon
+    advice = "Choose shorter windows or another split (data.train_until, data.train_fraction); nothing was started."
+    if part.shape[1] < window:
+        raise InputError(
+            f"{where} has no usable window in its {label} part: {part.shape[1]} steps remain there, a window takes "
+            f"{window}. {advice}"
+        )
+    read = np.isfinite(part).any(axis=2)  # [M, n]
+    before = np.concatenate([np.zeros((part.shape[0], 1), dtype=np.int64), np.cumsum(read, axis=1)], axis=1)
+    starts = part.shape[1] - window + 1
+    in_context = before[:, context : context + starts] - before[:, :starts]
+    in_horizon = before[:, window : window + starts] - before[:, context : context + starts]
+    if not np.any((in_context > 0) & (in_horizon > 0)):
+        raise InputError(
+            f"{where} has no usable window in its {label} part: nowhere are there readings both in {context} steps "
+            f"of context and in the {horizon} steps after. {advice}"
+        )
+
+
+def _stamps(paths: Sequence[Path]) -> tuple[Stamp, ...]:
+    return tuple((str(path), *fingerprint(path)) for path in paths if path.exists())

@@ -1,0 +1,167 @@
+"""From a trained denoiser to forecasts: the point forecast, and samples.
+
+Given entries come back exactly as they were read; entries neither given nor asked come back as the baseline.
+
+Samples go through the solvers of `diffusers` with `prediction_type="sample"` on the very betas of training. While the
+transformer is off, the denoiser is that of a Gaussian N(m, v), whose probability-flow equation has the exact solution
+`y_0 = m + sqrt(v) z`, with z the starting noise (Karras et al., arXiv:2206.00364): it is used as it stands, so that
+neither time nor the solver's discretisation error is spent on it. With the transformer, that error shrinks the spread:
+for a unit Gaussian, the cosine schedule and 20 steps by 6 % with DDIM, by less than 1 % with DPM-Solver++.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fedpriv.config import DiffusionConfig
+from fedpriv.diffusion.loss import repeat_rows
+from fedpriv.errors import InputError
+from fedpriv.examples import Examples
+from fedpriv.schedule import Schedule, make_schedule
+
+CHUNK = 1 << 19  # entries of [rows, L, C] that go through the denoiser at a time; bounds memory
+
+
+class GaussianDenoiser(Protocol):
+    """What sampling asks of a denoiser; `fedpriv.models.Denoiser` has it."""
+
+    span: slice
+    run_transformer: bool
+
+    def mean(self, examples: Examples) -> Tensor:
+        """[B, H, C] mean of the Gaussian part at the steps of `span`."""
+        ...
+
+    def stddev(self) -> Tensor:
+        """[H] standard deviation of the Gaussian part."""
+        ...
+
+    def __call__(self, x_t: Tensor, time: Tensor, examples: Examples) -> Tensor:
+        """[B, L, C] noisy residual and [B] time -> [B, L, C] estimate of the clean residual."""
+        ...
+
+
+def physical(examples: Examples, residual: Tensor, data_scale: float) -> Tensor:
+    """[..., B, L, C] window in physical units: given entries as read, `baseline + data_scale * residual` at targets."""
+    generated = examples.baseline + data_scale * residual * examples.target.float()
+    normalised = torch.where(examples.given, examples.values, generated)
+    return normalised * examples.scale + examples.loc
+
+
+@torch.no_grad()
+def point_forecast(model: GaussianDenoiser, examples: Examples, diffusion: DiffusionConfig) -> Tensor:
+    """[B, L, C] physical units: the conditional mean.
+
+    It is the denoiser's estimate at the highest noise level, where nothing of the data is left in y_t (taken as 0).
+    """
+    last = make_schedule(diffusion).steps - 1
+    parts: list[Tensor] = []
+    for some in _chunks(examples, 1):
+        time = torch.full((len(some),), last, dtype=torch.long, device=some.values.device)
+        estimate = model(torch.zeros_like(some.values), time, some)
+        parts.append(physical(some, estimate, diffusion.data_scale))
+    return torch.cat(parts) if parts else torch.zeros_like(examples.values)
+
+
+@torch.no_grad()
+def sample(
+    model: GaussianDenoiser,
+    examples: Examples,
+    *,
+    count: int,
+    diffusion: DiffusionConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draws `count` windows for each row.
+
+    Args:
+        model: the denoiser.
+        examples: B windows; values are read where given only.
+        count: samples per window, S.
+        diffusion: solver, number of steps, schedule.
+        generator: source of the noise; the same one gives the same samples.
+
+    Returns:
+        [S, B, L, C] in physical units.
+
+    Raises:
+        InputError: more sampling steps than diffusion steps; nothing was drawn.
+    """
+    if diffusion.sampling_steps > diffusion.steps:
+        raise InputError(
+            f"diffusion.sampling_steps={diffusion.sampling_steps} exceeds diffusion.steps={diffusion.steps}; "
+            "nothing was drawn."
+        )
+    schedule = make_schedule(diffusion)
+    rows, length, channels = examples.values.shape
+    out = torch.empty(count, rows, length, channels, device=examples.values.device)
+    start = 0
+    for some in _chunks(examples, count):
+        noise = torch.randn(count * len(some), length, channels, generator=generator, device=generator.device)
+        noise = noise.to(examples.values.device)
+        many = repeat_rows(some, count)  # row b*S + s
+        clean = _solve(model, many, noise, diffusion, schedule, generator) if model.run_transformer else None
+        if clean is None:
+            clean = _gaussian(model, many, noise)
+        by_sample = clean.reshape(len(some), count, length, channels).transpose(0, 1)  # [S, b, L, C]
+        out[:, start : start + len(some)] = physical(some, by_sample, diffusion.data_scale)
+        start += len(some)
+    return out
+
+
+def _chunks(examples: Examples, times: int) -> list[Examples]:
+    """Pieces of the rows that, each repeated `times` times, stay within CHUNK entries."""
+    _, length, channels = examples.values.shape
+    step = max(1, CHUNK // (times * length * channels))
+    return [examples.rows(slice(i, i + step)) for i in range(0, len(examples), step)]
+
+
+def _gaussian(model: GaussianDenoiser, examples: Examples, noise: Tensor, power: Tensor | None = None) -> Tensor:
+    """[B, L, C] exact draws of the Gaussian part; with signal power a^2 = `power`, of its noisy version."""
+    mean, scale = model.mean(examples), model.stddev()[:, None]  # [B, H, C], [H, 1]
+    if power is not None:
+        mean, scale = power.sqrt() * mean, (power * scale.square() + 1.0 - power).sqrt()
+    drawn = noise[:, model.span]
+    return torch.nn.functional.pad(mean + scale * drawn, (0, 0, model.span.start, 0))
+
+
+def _solve(
+    model: GaussianDenoiser,
+    examples: Examples,
+    noise: Tensor,
+    diffusion: DiffusionConfig,
+    schedule: Schedule,
+    generator: torch.Generator,
+) -> Tensor:
+    """[B, L, C] draws by a `diffusers` solver, from the highest noise level down."""
+    solver = _make_solver(diffusion.solver, schedule)
+    solver.set_timesteps(diffusion.sampling_steps, device=noise.device)
+    first = int(solver.timesteps[0])
+    x = _gaussian(model, examples, noise, schedule.alpha_bar[first].float())  # also right when signal is left
+    options: dict[str, Any] = {"generator": generator} if diffusion.solver == "ddpm" else {}
+    for step in solver.timesteps:
+        time = step.long().expand(x.shape[0])
+        x = solver.step(model(x, time, examples), step, x, return_dict=False, **options)[0]
+    return x
+
+
+def _make_solver(name: str, schedule: Schedule) -> Any:
+    """The `diffusers` scheduler; `trailing` spacing starts at the very last time (arXiv:2305.08891)."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    common: dict[str, Any] = {
+        "num_train_timesteps": schedule.steps,
+        "trained_betas": schedule.betas.numpy(),
+        "prediction_type": "sample",
+        "timestep_spacing": "trailing",
+    }
+    if name == "dpm-solver++":
+        return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", **common)
+    if name == "ddpm":
+        return DDPMScheduler(clip_sample=False, **common)
+    return DDIMScheduler(clip_sample=False, **common)

@@ -1,0 +1,300 @@
+"""The Gaussian conditional model: a normalised window is N(mean, covariance); any mask has an exact conditional.
+
+Fitted in one round from noised statistics of windows. Two structures:
+
+* `kernels`: the covariance is a non-negative combination of public stationary kernels (harmonics of the day that fade
+  or last, harmonics of the week, exponentials, a constant, a nugget) plus a floor. Each window z gives the quadratic
+  forms z' S0^-1 K_k S0^-1 z / 2 at a flat public guess S0 of the covariance. Their expectation is linear in the weights,
+  with the Fisher information at S0 as the matrix, so weighted least squares (MINQUE, Rao 1971) estimates the weights
+  without bias; non-negative least squares keeps every result a covariance. Some thirty numbers per client: at epsilon 2
+  the noise is hardly felt, and there is nothing to repair.
+* `dense`: each window gives the packed second moment of (1, z): mean and covariance without structure, repaired by
+  raising eigenvalues below the noise. For much data and little noise.
+
+Channels share the covariance and count as independent series. Shapes: B windows, C channels, L steps, S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from fedpriv.errors import InputError
+from fedpriv.examples import Examples
+from fedpriv.models.baselines import Band
+from fedpriv.models.moments import clamp_eigenvalues, noise_norm, pack, packed_size, unpack
+from fedpriv.models.ridge import R_co, Releaser, add_up
+
+_MASS = 2.0  # scale of the constant whose moment counts the windows; public
+_GUESS = 0.02  # weight of every kernel in the public guess S0
+_KEEP = 1e-7  # directions of the Fisher information below this share of its largest are left out
+_JITTER = 1e-6  # relative ridge of a conditional, so that repeated readings stay solvable
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointBand(Band):
+    """A Gaussian forecast whose hidden entries are drawn together.
+
+    Attributes:
+        groups: for every mask that occurs, the series it belongs to and the Cholesky factor of the conditional
+            covariance of its hidden steps, normalised units.
+        scale: [B, 1, C] of the examples.
+    """
+
+    groups: tuple[tuple[Tensor, Tensor, Tensor], ...]  # (series [n], hidden steps [h], factor [h, h])
+    scale: Tensor
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """[S, B, L, C] joint draws in physical units; given entries as read."""
+        rows, length, channels = self.point.shape
+        drawn = torch.zeros(count, rows * channels, length, dtype=torch.float64)
+        for series, hidden, factor in self.groups:
+            noise = torch.randn(count, len(series), len(hidden), generator=generator, dtype=torch.float64)
+            drawn[:, series[:, None], hidden] = noise @ factor.T
+        spread = drawn.reshape(count, rows, channels, length).transpose(2, 3).to(self.point.dtype)
+        return self.point + spread * self.scale
+
+
+@dataclass(frozen=True)
+class GaussianModel:
+    """A fitted Gaussian of normalised windows: post-processing of released statistics.
+
+    Attributes:
+        mean: [L] float64.
+        covariance: [L, L] float64, positive definite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def forecast(self, examples: Examples) -> JointBand:
+        """The exact conditional of all entries that are not given, given those that are; one Cholesky per mask."""
+        rows, length, channels = examples.values.shape
+        if length != len(self.mean):
+            raise InputError(f"windows of {length} steps do not fit a model of {len(self.mean)}; nothing was computed.")
+        values = examples.values.transpose(1, 2).reshape(rows * channels, length).double()
+        given = examples.given.transpose(1, 2).reshape(rows * channels, length)
+        point, stddev = values.clone(), torch.zeros_like(values)
+        groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        for series, mask in _same_masks(given):
+            hidden = torch.nonzero(~mask)[:, 0]
+            if not len(hidden):
+                continue
+            mean, covariance = self.conditional(values[series], mask)
+            point[series[:, None], hidden] = mean
+            stddev[series[:, None], hidden] = covariance.diagonal().clamp(min=0.0).sqrt()
+            groups.append((series, hidden, _factor(covariance)))
+
+        def physical(flat: Tensor) -> Tensor:
+            shaped = flat.reshape(rows, channels, length).transpose(1, 2)
+            return (shaped * examples.scale).to(examples.values.dtype)
+
+        point = torch.where(given, values, point)
+        return JointBand(
+            point=physical(point) + examples.loc, stddev=physical(stddev), groups=tuple(groups), scale=examples.scale
+        )
+
+    def conditional(self, values: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [n, h] and covariance [h, h] of the hidden steps of n series that share one mask.
+
+        Args:
+            values: [n, L] float64; read where given.
+            given: [L] bool.
+        """
+        seen, hidden = torch.nonzero(given)[:, 0], torch.nonzero(~given)[:, 0]
+        prior = self.covariance[hidden[:, None], hidden]
+        if not len(seen):
+            return self.mean[hidden].expand(len(values), -1), prior
+        factor = _factor(self.covariance[seen[:, None], seen])
+        gain = torch.cholesky_solve(self.covariance[seen[:, None], hidden], factor)  # [g, h]
+        mean = self.mean[hidden] + (values[:, seen] - self.mean[seen]) @ gain
+        return mean, prior - self.covariance[hidden[:, None], seen] @ gain
+
+
+def _same_masks(given: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(series [n], mask [L]) of each mask that occurs in [N, L]."""
+    masks, which = torch.unique(given, dim=0, return_inverse=True)
+    for k in range(len(masks)):
+        yield torch.nonzero(which == k)[:, 0], masks[k]
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Cholesky factor with the least jitter that works."""
+    size = matrix.diagonal().abs().mean().clamp(min=1e-12)
+    eye = torch.eye(len(matrix), dtype=matrix.dtype)
+    jitter = 0.0
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * size * eye)
+        if not int(failed):
+            return factor
+        if jitter > 1.0:
+            raise InputError("a covariance is not positive definite; nothing was computed.")
+        jitter = max(_JITTER, jitter * 10.0)
+
+
+def crps_normal(mean: Tensor, stddev: Tensor, truth: Tensor) -> Tensor:
+    """CRPS of N(mean, stddev^2) at truth, same shape; |truth - mean| where stddev is 0. Gneiting & Raftery 2007."""
+    safe = stddev.clamp(min=torch.finfo(stddev.dtype).tiny)
+    z = ((truth - mean) / safe).clamp(-1e6, 1e6)
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2.0 * math.pi)
+    value = safe * (z * torch.erf(z / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi))
+    far = (truth - mean).abs() > 1e5 * safe  # there the distance is all that counts
+    return torch.where(far, (truth - mean).abs() - safe / math.sqrt(math.pi), value)
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """Public constants of the kernel structure.
+
+    Attributes:
+        kernels: [K, L] autocovariances.
+        precision: [L, L] inverse of S0.
+        root: [D, K] with root' root = Fisher information H of the weights at S0, on the kept directions.
+        project: [D, K] the transposed pseudo-inverse of `root`: raw forms -> forms of expectation root @ weights.
+        offset: [D] expectation of the forms that the floor alone brings.
+    """
+
+    kernels: Tensor
+    precision: Tensor
+    root: Tensor
+    project: Tensor
+    offset: Tensor
+
+
+@lru_cache(maxsize=8)
+def _forms(window: int, period: int, floor: float) -> _Forms:
+    kernels = public_kernels(window, period)
+    guess = _toeplitz(_with_floor(_GUESS * kernels.sum(dim=0), floor))
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(guess))
+    whitened = precision @ _toeplitz(kernels)  # [K, L, L]
+    fisher = torch.einsum("kpq,lqp->kl", whitened, whitened) / 2.0
+    values, vectors = torch.linalg.eigh(fisher)
+    kept = values > _KEEP * values[-1]
+    root = (vectors[:, kept] * values[kept].sqrt()).T
+    project = (vectors[:, kept] / values[kept].sqrt()).T
+    of_floor = torch.einsum("kpq,qp->k", whitened, precision) * floor / 2.0
+    return _Forms(kernels, precision, root, project, project @ of_floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianBaseline:
+    """The private federated Gaussian model: a statistic to release, and the fit from the clients' sum.
+
+    Attributes:
+        window: L, steps.
+        period: steps of a day, for the public kernels.
+        structure: see module text.
+        clamp: dense: eigenvalues are raised to this many noise norms (s sqrt(2 L)); kernels: not used.
+        floor: least eigenvalue of the covariance, normalised units.
+    """
+
+    window: int
+    period: int
+    structure: Literal["kernels", "dense"] = "kernels"
+    clamp: float = 1.0
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Checks the public constants."""
+        if self.window < 2 or self.period < 2 or not self.floor > 0:
+            raise InputError(
+                f"window={self.window} and period={self.period} must be at least 2 and floor={self.floor} positive; "
+                "nothing was fitted."
+            )
+
+    @property
+    def _forms(self) -> _Forms:
+        return _forms(self.window, self.period, self.floor)
+
+    @property
+    def size(self) -> int:
+        """Numbers that travel."""
+        return packed_size(self.window + 1) if self.structure == "dense" else 1 + len(self._forms.root)
+
+    def rows(self, examples: Examples) -> Tensor:
+        """[B, size] float64, summed over channels: (constant, forms), or the packed moment of (1, z)."""
+        z = examples.values.transpose(1, 2).double()  # [B, C, L]
+        if self.structure == "dense":
+            joint = torch.cat([torch.ones_like(z[..., :1]), z], dim=-1)
+            return pack(torch.einsum("bcp,bcq->bpq", joint, joint))
+        public = self._forms
+        # y' K y with K Toeplitz needs only the autocorrelation of y
+        spectrum = torch.fft.rfft(z @ public.precision, n=2 * self.window)
+        lags = torch.fft.irfft(spectrum.abs().square(), n=2 * self.window)[..., : self.window].sum(dim=1)  # [B, L]
+        lags[:, 1:] *= 2.0
+        forms = lags @ public.kernels.T @ public.project.T / 2.0
+        return torch.cat([torch.full_like(forms[:, :1], _MASS * z.shape[1]), forms], dim=1)
+
+    def release(
+        self, mechanism: Releaser[R_co], reader: object, *, num_meters: int, start: int, stop: int, rng: object
+    ) -> R_co:
+        """What one client sends: the mechanism's noised sum of `rows` (its `.vector`), with `.event` and `.stddev`."""
+        return mechanism.release(self, reader, num_meters=num_meters, start=start, stop=stop, rng=rng)
+
+    def aggregate(self, vectors: Sequence[Tensor]) -> Tensor:
+        """[size] float64: the sum over clients; the noise variances add up."""
+        return add_up(vectors, self.size)
+
+    def fit(self, total: Tensor, *, stddev: float) -> GaussianModel:
+        """Mean and covariance from the aggregate.
+
+        Args:
+            total: [size] sum of released vectors.
+            stddev: of the noise per coordinate of `total`, public; 0 without privacy.
+
+        Raises:
+            InputError: sizes that do not fit, or a stddev that is not a number >= 0.
+        """
+        if not (math.isfinite(stddev) and stddev >= 0):
+            raise InputError(f"stddev={stddev} is not a finite number >= 0; nothing was fitted.")
+        total = add_up([total], self.size)
+        return self._dense(total, stddev) if self.structure == "dense" else self._kernels(total, stddev)
+
+    def _dense(self, total: Tensor, stddev: float) -> GaussianModel:
+        moment = unpack(total, self.window + 1)
+        mass = float(moment[0, 0].clamp(min=max(stddev, 1e-12)))
+        mean = moment[0, 1:] / mass
+        covariance = moment[1:, 1:] / mass - mean[:, None] * mean
+        floor = max(self.floor, self.clamp * noise_norm(stddev / mass, self.window))
+        return GaussianModel(mean, clamp_eigenvalues(covariance, floor))
+
+    def _kernels(self, total: Tensor, stddev: float) -> GaussianModel:
+        public = self._forms
+        mass = float(total[0].clamp(min=max(stddev, 1e-12))) / _MASS
+        weights, _ = nnls(public.root.numpy(), (total[1:] / mass - public.offset).numpy(), maxiter=10_000)
+        lags = torch.from_numpy(weights) @ public.kernels
+        return GaussianModel(torch.zeros(self.window, dtype=torch.float64), _toeplitz(_with_floor(lags, self.floor)))
+
+
+def _with_floor(lags: Tensor, floor: float) -> Tensor:
+    return lags + floor * torch.eye(1, lags.shape[-1], dtype=lags.dtype)[0]
+
+
+def _toeplitz(lags: Tensor) -> Tensor:
+    """[..., L] autocovariances -> [..., L, L]."""
+    step = torch.arange(lags.shape[-1])
+    return lags[..., (step[:, None] - step).abs()]
+
+
+def public_kernels(window: int, period: int) -> Tensor:
+    """[K, L] autocovariances of the public dictionary, each 1 at lag 0 and positive semi-definite.
+
+    Six harmonics of the day with fades of a day, a week and none; six of the week without fade; exponentials of 1/24,
+    1/8, 1/4, 1/2, 1, 2 and 7 days; a constant; a nugget.
+    """
+    lag = torch.arange(window, dtype=torch.float64)
+    week = 7 * period
+    waves = [torch.cos(2 * math.pi * j / period * lag) for j in range(1, min(6, period // 2) + 1)]
+    fades = [torch.exp(-lag / period), torch.exp(-lag / week), torch.ones_like(lag)]
+    kernels = [wave * fade for wave in waves for fade in fades]
+    kernels += [torch.cos(2 * math.pi * j / week * lag) for j in range(1, 7)]
+    kernels += [torch.exp(-lag / (period * share)) for share in (1 / 24, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 7.0)]
+    kernels += [torch.ones_like(lag), (lag == 0).double()]
+    return torch.stack(kernels)

@@ -1,0 +1,213 @@
+"""Ridge regression fitted from noised second moments: one round, one release per client, exact post-processing.
+
+Clients release the sum over windows of clipped packed moments Z'Z, Z = [inputs, outputs]; the server adds them up and
+solves. X'X, X'Y and the residual variance Y'Y - ... for the bands all come from that one vector.
+
+AdaSSP (Wang 2018, arXiv:1803.02596) adds as much ridge as the noise needs where X'X is weak and none where it is
+strong. It spends budget on the least eigenvalue; here that is read off the noisy matrix itself, which costs nothing:
+eigenvalues below the noise are raised to it (clamp), then  ridge = max(0, strength * noise - least eigenvalue).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from fedpriv.errors import InputError
+from fedpriv.examples import Examples
+from fedpriv.models.baselines import Band
+from fedpriv.models.designs import Design
+from fedpriv.models.moments import clamp_eigenvalues, noise_norm, pack, packed_size, unpack
+
+_TINY = 1e-9  # least ridge, as a share of the mean eigenvalue: a singular noise-free matrix must still be solvable
+VARIANCE_FLOOR = 1e-4  # least residual variance of a step, in normalised units
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Releaser(Protocol[R_co]):
+    """What a private mechanism offers: sums a statistic over windows and returns it noised (fedpriv.privacy)."""
+
+    def release(self, statistic: Any, reader: Any, *, num_meters: int, start: int, stop: int, rng: Any) -> R_co:
+        """The noised sum with its event."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RidgeOptions:
+    """How the noisy moments are solved; all public. Multiples are of the noise's standard deviation per entry.
+
+    Attributes:
+        rule: `fixed` ridge of `ridge` noise units; `adassp`: max(0, ridge * noise norm - least eigenvalue).
+        ridge: see `rule`.
+        clamp: eigenvalues of the joint moment matrix are raised to this many noise units.
+        smooth: noise units on the squared difference of coefficients between neighbouring blocks.
+        bands: `features`: the variance of a window's residual is proportional to the size of its inputs, so calm
+            windows get narrow bands; `constant`: the same for all.
+    """
+
+    rule: Literal["fixed", "adassp"] = "fixed"
+    ridge: float = 0.5
+    clamp: float = 0.5
+    smooth: float = 16.0
+    bands: Literal["features", "constant"] = "features"
+
+
+@dataclass(frozen=True)
+class RidgeModel:
+    """A fitted ridge regression: post-processing of released moments.
+
+    Attributes:
+        design: public feature map.
+        coefficients: [n, p, m] float64.
+        variance: [n, m] float64: residual variance of outputs, per unit of `_reference`.
+        bands: see `RidgeOptions`.
+    """
+
+    design: Design
+    coefficients: Tensor
+    variance: Tensor
+    bands: Literal["features", "constant"]
+
+    def forecast(self, examples: Examples) -> Band:
+        """Mean and standard deviation of every entry in physical units; given entries as read, with 0."""
+        inputs = self.design.inputs(examples)
+        residual = self.design.expand(inputs @ self.coefficients).transpose(1, 2)  # [B, H, C]
+        reference = _reference(inputs, self.bands)[..., None]
+        variance = self.design.expand_variance(reference * self.variance[:, None, :]).transpose(1, 2)
+        horizon = residual.shape[1]
+        point, stddev = examples.baseline.double().clone(), torch.zeros_like(examples.baseline, dtype=torch.float64)
+        point[:, -horizon:] += residual
+        stddev[:, -horizon:] = variance.clamp(min=VARIANCE_FLOOR).sqrt()
+        point = torch.where(examples.given, examples.values.double(), point)
+        stddev = torch.where(examples.given, torch.zeros_like(stddev), stddev)
+        return Band(
+            point=(point * examples.scale + examples.loc).to(examples.values.dtype),
+            stddev=(stddev * examples.scale).to(examples.values.dtype),
+        )
+
+
+def _reference(inputs: Tensor, bands: str) -> Tensor:
+    """[B, C, n, r] what residual variances are measured against; in expectation also found in the input moments.
+
+    `features`: mean square of the block's inputs, the same for its equations. `constant`: square of the constant.
+    """
+    if bands == "constant":
+        return inputs[..., -1].square()
+    return inputs.square().sum(dim=-1).mean(dim=-1, keepdim=True).expand(inputs.shape[:-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RidgeBaseline:
+    """The private federated ridge: a statistic to release, and the fit from the sum of what clients released.
+
+    Example (`mechanism`: a fedpriv.privacy StatisticsMechanism; `reader` reads a client's windows):
+        baseline = RidgeBaseline(design=ProfileDesign(context=168, horizon=24, period=24))
+        sent = baseline.release(mechanism, reader, num_meters=1, start=0, stop=n, rng=rng)
+        model = baseline.fit(baseline.aggregate([sent.vector, ...]), stddev=sent.stddev * math.sqrt(clients))
+    """
+
+    design: Design
+    options: RidgeOptions = RidgeOptions()
+
+    @property
+    def size(self) -> int:
+        """Numbers that travel."""
+        blocks, inputs, outputs = self.design.shape
+        return blocks * packed_size(inputs + outputs)
+
+    def rows(self, examples: Examples) -> Tensor:
+        """[B, size] float64: packed Z'Z of each block, summed over channels and equations."""
+        joint = torch.cat([self.design.inputs(examples), self.design.outputs(examples)], dim=-1)  # [B, C, n, r, q]
+        return pack(torch.einsum("bcnrp,bcnrq->bnpq", joint, joint)).flatten(1)
+
+    def release(
+        self, mechanism: Releaser[R_co], reader: object, *, num_meters: int, start: int, stop: int, rng: object
+    ) -> R_co:
+        """What one client sends: the mechanism's noised sum of `rows` (its `.vector`), with `.event` and `.stddev`."""
+        return mechanism.release(self, reader, num_meters=num_meters, start=start, stop=stop, rng=rng)
+
+    def aggregate(self, vectors: Sequence[Tensor]) -> Tensor:
+        """[size] float64: the sum over clients; the noise variances add up.
+
+        Raises:
+            InputError: no vector, or one of another size or not finite.
+        """
+        return add_up(vectors, self.size)
+
+    def fit(self, total: Tensor, *, stddev: float) -> RidgeModel:
+        """Coefficients and residual variances from the aggregate.
+
+        Args:
+            total: [size] sum of released vectors.
+            stddev: of the noise per coordinate of `total`, public; 0 without privacy.
+
+        Raises:
+            InputError: sizes or stddev that do not fit.
+        """
+        if not (math.isfinite(stddev) and stddev >= 0):
+            raise InputError(f"stddev={stddev} is not a finite number >= 0; nothing was fitted.")
+        blocks, p, m = self.design.shape
+        raw = unpack(add_up([total], self.size).reshape(blocks, -1), p + m)
+        tiny = _TINY * max(float(raw.diagonal(dim1=-2, dim2=-1).mean()), 1e-12)
+        clean = clamp_eigenvalues(raw, max(self.options.clamp * stddev, 0.0)) if stddev > 0 else raw
+        coefficients, inverse = self._solve(clean[:, :p, :p], clean[:, :p, p:], stddev, tiny)
+        coefficients[..., self.design.scored :] = 0.0  # outputs that only measure what is left over
+        contrast = torch.cat([-coefficients, torch.eye(m).double().expand(blocks, m, m)], dim=1)  # [n, q, m]
+        rest = torch.einsum("nqm,nqk,nkm->nm", contrast, raw, contrast)
+        # The fit follows the noise of X'Y - X'X theta, of variance stddev^2 (1 + |theta|^2) / 2 per entry, so its
+        # residual on these very moments is too small by twice the trace of inverse times variance.
+        noise = 0.5 * stddev**2 * (1.0 + coefficients.square().sum(dim=1))  # [n, m]
+        noise[:, self.design.scored :] = 0.0
+        rest = rest + 2.0 * noise * inverse[:, None]
+        weight = raw[:, p - 1, p - 1] if self.options.bands == "constant" else _trace(raw[:, :p, :p])
+        variance = rest / weight.clamp(min=max(tiny, stddev))[:, None]
+        # of pure noise nothing can be known: then the bands are those of the baseline with unit residuals
+        usable = variance.isfinite() & (variance > 0)
+        pooled = rest.sum(dim=0).clamp(min=0.0) / weight.sum().clamp(min=tiny)
+        return RidgeModel(self.design, coefficients, torch.where(usable, variance, pooled), self.options.bands)
+
+    def _solve(self, gram: Tensor, cross: Tensor, stddev: float, tiny: float) -> tuple[Tensor, Tensor]:
+        """(X'X + ridge + smoothness) theta = X'Y over all blocks at once.
+
+        Returns:
+            theta [n, p, m] and the trace of each block of the inverse system [n].
+        """
+        blocks, p, m = cross.shape
+        if self.options.rule == "adassp":
+            least = torch.linalg.eigvalsh(gram)[:, 0]
+            ridge = (self.options.ridge * noise_norm(stddev, p) - least).clamp(min=0.0)
+        else:
+            ridge = torch.full((blocks,), self.options.ridge * stddev, dtype=torch.float64)
+        eye = torch.eye(p, dtype=torch.float64)
+        system = torch.zeros(blocks, p, blocks, p, dtype=torch.float64)
+        index = torch.arange(blocks)
+        system[index, :, index, :] = gram + (ridge + tiny)[:, None, None] * eye
+        step = torch.eye(blocks, dtype=torch.float64).diff(dim=0)  # [n - 1, n]
+        system += self.options.smooth * stddev * torch.einsum("ab,pq->apbq", step.T @ step, eye)
+        inverse = torch.linalg.inv(system.reshape(blocks * p, -1))
+        solved = inverse @ cross.reshape(blocks * p, m)
+        return solved.reshape(blocks, p, m), inverse.diagonal().reshape(blocks, p).sum(dim=1)
+
+
+def _trace(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+
+
+def add_up(vectors: Sequence[Tensor], size: int) -> Tensor:
+    """[size] float64 sum of released vectors.
+
+    Raises:
+        InputError: no vector, or one of another size or not finite.
+    """
+    if not vectors:
+        raise InputError("no released statistics to add up; nothing was fitted.")
+    for vector in vectors:
+        if tuple(vector.shape) != (size,) or not bool(vector.isfinite().all()):
+            raise InputError(f"released statistics of shape {tuple(vector.shape)} are not {size} finite numbers.")
+    return torch.stack([vector.double() for vector in vectors]).sum(dim=0)

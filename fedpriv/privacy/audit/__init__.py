@@ -1,0 +1,1 @@
+"""Checks of the privacy mechanism itself, run by `fedpriv audit` and by the tests."""

@@ -1,0 +1,231 @@
+"""The contract that a data holder enters into before a run: what may be asked of its data, at most and in all.
+
+Why a contract and not a meter that is polled: composition theorems hold for privacy parameters fixed in advance.
+Weights, learning rates and clipping bounds may be chosen from earlier outputs, but who chooses sigma, the rate or
+the number of steps from them, or stops when epsilon "is used up", leaves the theorem. Here the contract fixes one
+event and a number of tokens (steps). A request is accepted only if each of its steps is dominated by the contract's
+event, so that whatever an adaptive server asks is dominated by event^steps_total, and the claim is the contract's
+epsilon. What was really used so far is shown beside it as nominal.
+"""
+
+# pyright: reportMissingTypeStubs=false
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from dp_accounting import DpEvent, dp_event
+
+from fedpriv.errors import InputError
+from fedpriv.privacy.events import PublicChoiceDpEvent, decode_event, encode_event
+from fedpriv.privacy.laws import Law
+from fedpriv.privacy.units import Relation
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal contents give equal text and digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What one run may take from one data set.
+
+    Attributes:
+        run_id: names the run; one contract per run.
+        event: canonical text of the event of one step (`encode_event`), for `unit`.
+        steps_total: tokens, private steps in all; >= 1.
+        unit: name of the privacy unit.
+        relation: name of the neighbouring relation.
+        delta: in (0, 1).
+        epsilon: the most that event^steps_total may cost at delta.
+        steps_per_round: most steps of one request; 0: no bound but the total.
+        terms: canonical JSON object of further public constants (sampler, window, noise multiplier, clipper, bound
+            ...) that requests must repeat exactly, and from which labels derive the other units.
+    """
+
+    run_id: str
+    event: str
+    steps_total: int
+    unit: str
+    relation: str
+    delta: float
+    epsilon: float
+    steps_per_round: int = 0
+    terms: str = "{}"
+
+    def __post_init__(self) -> None:
+        """Checks and normalises.
+
+        Raises:
+            InputError: a value out of range, or an event that is not known.
+        """
+        problems: list[str] = []
+        if not 1 <= len(self.run_id) <= 200:
+            problems.append(f"run_id of {len(self.run_id)} characters (1 to 200)")
+        if type(self.steps_total) is not int or not 1 <= self.steps_total < 1 << 53:
+            problems.append(f"steps_total={self.steps_total!r} (a whole number >= 1)")
+        if type(self.steps_per_round) is not int or self.steps_per_round < 0:
+            problems.append(f"steps_per_round={self.steps_per_round!r} (a whole number >= 0)")
+        if not 0 < self.delta < 1:
+            problems.append(f"delta={self.delta!r} (between 0 and 1)")
+        if not 0 < self.epsilon < math.inf:
+            problems.append(f"epsilon={self.epsilon!r} (above 0)")
+        if problems:
+            raise InputError(f"the contract is not valid: {'; '.join(problems)}. Nothing was enrolled.")
+        # Equal contracts must have equal text, however their numbers were typed.
+        object.__setattr__(self, "relation", Relation.parse(self.relation).value)
+        object.__setattr__(self, "event", encode_event(decode_event(self.event)))
+        object.__setattr__(self, "delta", float(self.delta))
+        object.__setattr__(self, "epsilon", float(self.epsilon))
+        object.__setattr__(self, "terms", canonical(self.public_terms))
+
+    @property
+    def public_terms(self) -> dict[str, Any]:
+        """The terms as a dictionary.
+
+        Raises:
+            InputError: the text is not a JSON object.
+        """
+        try:
+            terms = json.loads(self.terms)
+        except ValueError:
+            terms = None
+        if not isinstance(terms, dict):
+            raise InputError(
+                f"the terms of a contract are a JSON object, not {self.terms[:80]!r}; nothing was enrolled."
+            )
+        return terms  # pyright: ignore[reportUnknownVariableType]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Contract:
+        """The contract with these fields.
+
+        Raises:
+            InputError: missing or unknown fields, or invalid values.
+        """
+        known = {f.name for f in fields(cls)}
+        if set(data) != known:
+            raise InputError(f"a contract has the fields {sorted(known)}, not {sorted(data)}.")
+        return cls(**dict(data))
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the canonical text."""
+        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()
+
+    def objection(
+        self,
+        *,
+        event: DpEvent | None = None,
+        noise_multiplier: float | None = None,
+        sampling_prob: float | None = None,
+        terms: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Why one step of a request is not dominated by this contract, or None when it is.
+
+        Args:
+            event: the event of one step of the request.
+            noise_multiplier: its sigma; at least the contract's.
+            sampling_prob: its rate; at most the contract's.
+            terms: public constants that must equal those of the contract, name by name.
+        """
+        own, agreed = decode_event(self.event), self.public_terms
+        least = noise_of(own)
+        if noise_multiplier is not None and not noise_multiplier >= least:
+            return f"noise_multiplier={noise_multiplier:g} is below the contract's {least:g}"
+        if sampling_prob is not None:
+            most = float(agreed.get("sampling_prob", _rate_of(own)))
+            if not 0 <= sampling_prob <= most:
+                return f"sampling_prob={sampling_prob:g} is above the contract's {most:g}"
+        for name, value in (terms or {}).items():
+            if name not in agreed or canonical(agreed[name]) != canonical(value):
+                return f"{name}={value!r} is not the contract's {agreed.get(name)!r}"
+        if event is not None and not dominates(own, event):
+            return "its event is not dominated by the contract's event"
+        return None
+
+    def dominates(
+        self,
+        *,
+        event: DpEvent | None = None,
+        noise_multiplier: float | None = None,
+        sampling_prob: float | None = None,
+        terms: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Whether a request with these parameters costs at most one token per step (see `objection`)."""
+        reason = self.objection(
+            event=event, noise_multiplier=noise_multiplier, sampling_prob=sampling_prob, terms=terms
+        )
+        return reason is None
+
+
+def dominates(upper: DpEvent, lower: DpEvent) -> bool:
+    """Whether every release of `lower` could be made from one of `upper`; False where that is not known.
+
+    Known are Gaussian sums: more noise is post-processing, and a law of touching groups that is smaller in the
+    stochastic order is dominated by coupling.
+    """
+    if isinstance(lower, dp_event.NoOpDpEvent):
+        return True
+    above, below = _normal_form(upper), _normal_form(lower)
+    if above is None or below is None or len(above) != len(below):
+        return False
+    return all(
+        math.isclose(w_up, w_low, abs_tol=1e-12) and s_low >= s_up and _stochastically_below(law_low, law_up)
+        for (w_up, s_up, law_up), (w_low, s_low, law_low) in zip(above, below, strict=True)
+    )
+
+
+def noise_of(event: DpEvent) -> float:
+    """The least noise multiplier within a Gaussian event; infinite where nothing is released, 0 where unknown."""
+    if isinstance(event, dp_event.NoOpDpEvent):
+        return math.inf
+    parts = _normal_form(event)
+    return min((sigma for _, sigma, _ in parts), default=math.inf) if parts is not None else 0.0
+
+
+def _rate_of(event: DpEvent) -> float:
+    return event.sampling_probability if isinstance(event, dp_event.PoissonSampledDpEvent) else 1.0
+
+
+def _normal_form(event: DpEvent) -> list[tuple[float, float, Law]] | None:
+    """(chance, sigma, law of touching groups) of each public choice, or None for other kinds of events."""
+    if isinstance(event, PublicChoiceDpEvent):
+        parts: list[tuple[float, float, Law]] = []
+        for chance, inner in zip(event.probabilities, event.events, strict=True):
+            one = _normal_form(inner)
+            if one is None or len(one) != 1:
+                return None
+            parts.append((chance, one[0][1], one[0][2]))
+        return parts
+    if isinstance(event, dp_event.NoOpDpEvent):
+        return [(1.0, math.inf, np.ones(1))]
+    if isinstance(event, dp_event.GaussianDpEvent):
+        return [(1.0, event.noise_multiplier, np.array([0.0, 1.0]))]
+    if isinstance(event, dp_event.PoissonSampledDpEvent) and isinstance(event.event, dp_event.GaussianDpEvent):
+        p = event.sampling_probability
+        return [(1.0, event.event.noise_multiplier, np.array([1 - p, p]))]
+    if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
+        counts = [int(c) for c in event.sensitivities]
+        if counts != list(event.sensitivities):
+            return None
+        law = np.zeros(max(counts) + 1)
+        for count, prob in zip(counts, event.sampling_probs, strict=True):
+            law[count] += prob
+        return [(1.0, event.standard_deviation, law)]
+    return None
+
+
+def _stochastically_below(low: Law, high: Law) -> bool:
+    size = max(len(low), len(high))
+    tails = [np.cumsum(np.pad(law, (0, size - len(law)))[::-1])[::-1] for law in (low, high)]
+    return bool((tails[0] <= tails[1] + 1e-12).all())

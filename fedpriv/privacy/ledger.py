@@ -1,0 +1,354 @@
+"""The record of what one data set has spent, and the gate in front of it.
+
+Invariant: no byte derived from private data leaves before a durable reservation covers it, and the contracts in one
+file never cost more than its budget. A reservation is committed and synced before any private row is read; a crash
+after it counts as spent; nothing is ever refunded. Costs are whole tokens (steps), epsilon is derived from events.
+
+One file per data set, across runs, servers and restarts: it is bound to the data set's identity, the budget, the
+unit and relation, and the mode. The guarantee against whoever asks holds as long as data are read only behind this
+gate; it does not hold against the owner of the machine.
+
+Several contracts in one file: their epsilons are composed exactly for events that were fixed without looking at the
+results of the others. Tokens within a contract may be spent adaptively (see `fedpriv.privacy.contract`).
+"""
+
+# pyright: reportMissingTypeStubs=false
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from dp_accounting import DpEvent
+
+from fedpriv.errors import BudgetExceeded, FedprivError, InputError, LedgerError
+from fedpriv.privacy.accounting import epsilon_of
+from fedpriv.privacy.contract import Contract
+from fedpriv.privacy.events import decode_event
+from fedpriv.privacy.ledger_store import Row, Store
+from fedpriv.privacy.ledger_view import LedgerView
+from fedpriv.privacy.units import Relation
+
+KEPT_REPLIES = 4  # newest replies kept per run, for requests that come twice
+Mode = Literal["simulation", "deployment"]
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Steps that are paid for.
+
+    Attributes:
+        run_id, round, steps, request_digest: the request.
+        head: (sequence number, hash) of the ledger after it; travels with the update, and the server echoes it.
+        repeated: the same request was paid for before. Then never train: send `stored`, or refuse when it is None
+            (the client died after paying). In a simulation a seeded repetition gives the same bytes and is allowed.
+        stored: the reply of the first time, as long as it is kept.
+    """
+
+    run_id: str
+    round: int
+    steps: int
+    request_digest: str
+    head: tuple[int, str]
+    repeated: bool = False
+    stored: bytes | None = field(default=None, repr=False)
+
+
+class Ledger(LedgerView):
+    """An open ledger: `create` and `open` make one. Used from one thread; processes may share a file."""
+
+    # ---- opening ------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        dataset: str,
+        budget_epsilon: float,
+        delta: float,
+        unit: str,
+        relation: Relation | str,
+        mode: Mode,
+    ) -> Self:
+        """A new ledger, owner-only, for a data set that was never used before.
+
+        Args:
+            path: the file; its directory must exist on a local disk.
+            dataset: opaque identity of the data set (such as a keyed digest; never a plain hash of the data).
+            budget_epsilon: the most that all contracts together may cost, at `delta`.
+            delta, unit, relation: what the budget is about.
+            mode: simulation (seeded noise, no guarantee) or deployment.
+
+        Raises:
+            LedgerError: the file exists or cannot be written.
+            InputError: a budget or delta out of range.
+        """
+        if not (0 < budget_epsilon < float("inf") and 0 < delta < 1 and dataset and unit):
+            raise InputError(
+                f"budget_epsilon={budget_epsilon!r}, delta={delta!r}, dataset={dataset!r} or unit={unit!r} is not "
+                "valid for a ledger; nothing was created."
+            )
+        terms: dict[str, Any] = {
+            "dataset": dataset,
+            "budget_epsilon": float(budget_epsilon),
+            "delta": float(delta),
+            "unit": unit,
+            "relation": Relation.parse(relation).value,
+            "mode": mode,
+        }
+        Store.create(Path(path), terms)
+        return cls.open(path, dataset=dataset, mode=mode)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, dataset: str | None = None, mode: Mode | None = None, readonly: bool = False
+    ) -> Self:
+        """An existing ledger, checked from the first row to the last.
+
+        Args:
+            path: the file.
+            dataset: identity that the file must be bound to; None only for looking at it.
+            mode: mode that the file must be bound to; None: any.
+            readonly: for `show`, `verify`, `export` and `label`.
+
+        Raises:
+            LedgerError: missing, of another data set or mode, older schema or copy, damaged, not writable, or (in
+                deployment) readable by others.
+        """
+        path = Path(path)
+        if dataset is None and not readonly:
+            raise InputError(f"the ledger {path} is opened for writing without the identity of its data set.")
+        ledger = cls(Store.open(path, readonly=readonly))
+        try:
+            if dataset is not None and ledger.dataset != dataset:
+                raise LedgerError(
+                    f"the ledger {path} belongs to another data set ({ledger.dataset!r}, not {dataset!r}); "
+                    "nothing was read."
+                )
+            if mode is not None and ledger.mode != mode:
+                raise LedgerError(f"the ledger {path} is for {ledger.mode}, not for {mode}; nothing was read.")
+            if ledger.mode == "deployment" and not readonly and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise LedgerError(
+                    f"the ledger {path} is open to other users; make it private (chmod 600). Nothing was read."
+                )
+        except LedgerError:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def restore(cls, path: str | Path, *, dataset: str, reason: str) -> Self:
+        """Takes up a ledger again whose high-water mark is lost or ahead, by charging everything still open.
+
+        An act of the operator, not of the client: rows may be missing, so all remaining tokens of every contract
+        count as spent from here on. Contracts that are missing altogether cannot be recovered this way.
+
+        Raises:
+            LedgerError: the file itself is damaged or of another data set.
+        """
+        ledger = cls(Store.open(Path(path), check_mark=False))
+        if ledger.dataset != dataset:
+            ledger.close()
+            raise LedgerError(f"the ledger {path} belongs to another data set; nothing was changed.")
+        with ledger._store.transaction():
+            for contract in ledger.contracts():
+                spent = ledger.spent_tokens(contract.run_id)
+                ledger._store.append(
+                    "restore",
+                    run_id=contract.run_id,
+                    tokens=contract.steps_total - spent,
+                    spent=contract.steps_total,
+                    body={"reason": reason},
+                )
+        return ledger
+
+    # ---- contracts ----------------------------------------------------------------------------
+
+    def enrol(self, contract: Contract) -> None:
+        """Commits the whole contract, event^steps_total; the same contract again changes nothing.
+
+        Raises:
+            BudgetExceeded: it would cost more than itself allows, or all contracts more than the budget; only the
+                refusal is recorded.
+            LedgerError: another contract was made under this run_id, or the file fails.
+            InputError: unit, relation or delta are not those of the ledger.
+        """
+        for name, own in (("unit", self.unit), ("relation", self.relation.value), ("delta", self.delta)):
+            if getattr(contract, name) != own:
+                raise InputError(
+                    f"the contract is about {name}={getattr(contract, name)!r}, the ledger {self.path} about {own!r}; "
+                    "nothing was enrolled."
+                )
+        refusal: BudgetExceeded | None = None
+        with self._store.transaction():
+            known = self.contracts()
+            for other in known:
+                if other.run_id == contract.run_id:
+                    if other == contract:
+                        return
+                    raise LedgerError(
+                        f"run {contract.run_id!r} has another contract already; nothing was enrolled or changed."
+                    )
+            refusal = self._excess(contract, known)
+            if refusal is None:
+                body = {"contract": contract.to_json(), "digest": contract.digest()}
+                self._store.append("contract", run_id=contract.run_id, tokens=contract.steps_total, body=body)
+            else:
+                self._refuse(contract.run_id, -1, str(refusal))
+        if refusal is not None:
+            raise refusal
+
+    def _excess(self, contract: Contract, known: list[Contract]) -> BudgetExceeded | None:
+        def cost(contracts: list[Contract]) -> float:
+            parts = [(decode_event(c.event), c.steps_total) for c in contracts]
+            return epsilon_of(parts, self.delta, self.relation)
+
+        where = f"at delta={self.delta:g} (unit: {self.unit}, {self.relation})"
+        own = cost([contract])
+        if own > contract.epsilon:
+            return BudgetExceeded(
+                f"epsilon of the contract would be {own:.4g} > {contract.epsilon:g} {where}; nothing was enrolled."
+            )
+        total = cost([*known, contract]) if known else own
+        if total > self.budget_epsilon:
+            return BudgetExceeded(
+                f"epsilon of all contracts would be {total:.4g} > {self.budget_epsilon:g} {where}; "
+                "nothing was enrolled."
+            )
+        return None
+
+    # ---- rounds -------------------------------------------------------------------------------
+
+    def reserve(
+        self,
+        *,
+        run_id: str,
+        round: int,
+        steps: int,
+        request_digest: str,
+        event: DpEvent | None = None,
+        noise_multiplier: float | None = None,
+        sampling_prob: float | None = None,
+        terms: Mapping[str, Any] | None = None,
+    ) -> Reservation:
+        """Pays for `steps` private steps, durably, before any private row is read.
+
+        Args:
+            run_id, round: name the request; each pair is paid for once.
+            steps: whole tokens, >= 1.
+            request_digest: digest of all that is asked (weights and parameters).
+            event, noise_multiplier, sampling_prob, terms: what the request says about its steps; must be dominated
+                by the contract.
+
+        Returns:
+            The reservation; `repeated` with the stored reply when the very same request came before.
+
+        Raises:
+            BudgetExceeded: more steps than the contract has left or allows per round, or not dominated by it; only
+                the refusal is recorded.
+            LedgerError: not enrolled, or another request was made under this (run_id, round).
+            InputError: steps or round are not whole numbers in range.
+        """
+        if type(steps) is not int or not 1 <= steps < 1 << 53 or type(round) is not int or not 0 <= round < 1 << 53:
+            raise InputError(
+                f"steps={steps!r} or round={round!r} is not a whole number in range; nothing was reserved."
+            )
+        refusal: str | None = None
+        with self._store.transaction():
+            contract = self.contract(run_id)
+            before = self._store.last("kind = 'reserve' AND run_id = ? AND round = ?", run_id, round)
+            if before is not None:
+                return self._again(before, steps, request_digest)
+            spent = self.spent_tokens(run_id)
+            asked = contract.objection(
+                event=event, noise_multiplier=noise_multiplier, sampling_prob=sampling_prob, terms=terms
+            )
+            if asked is not None:
+                refusal = f"the request is refused: {asked}; nothing was read or released."
+            elif contract.steps_per_round and steps > contract.steps_per_round:
+                refusal = (
+                    f"{steps} steps in one round are more than the contract's {contract.steps_per_round}; nothing was "
+                    "read or released."
+                )
+            elif spent + steps > contract.steps_total:
+                refusal = (
+                    f"{steps} more steps would make {spent + steps} > {contract.steps_total} of the contract of run "
+                    f"{run_id!r} (epsilon {contract.epsilon:g}, unit: {contract.unit}); nothing was read or released."
+                )
+            if refusal is None:
+                row = self._store.append(
+                    "reserve",
+                    run_id=run_id,
+                    round=round,
+                    tokens=steps,
+                    spent=spent + steps,
+                    body={"request": request_digest, "contract": contract.digest()},
+                )
+                return Reservation(run_id, round, steps, request_digest, (row.seq, row.hash))
+            self._refuse(run_id, round, refusal)
+        raise BudgetExceeded(refusal)
+
+    def _again(self, row: Row, steps: int, request_digest: str) -> Reservation:
+        assert row.run_id is not None
+        assert row.round is not None
+        if row.tokens != steps or row.content["request"] != request_digest:
+            raise LedgerError(
+                f"round {row.round} of run {row.run_id!r} was already used for another request; nothing was read."
+            )
+        stored = self._store.reply(row.run_id, row.round)
+        return Reservation(
+            row.run_id, row.round, steps, request_digest, (row.seq, row.hash), repeated=True, stored=stored
+        )
+
+    def _refuse(self, run_id: str, round: int, reason: str) -> None:
+        # Once per request, so that asking again and again does not fill the disk.
+        if self._store.last("kind = 'refused' AND run_id = ? AND round = ?", run_id, round) is None:
+            self._store.append("refused", run_id=run_id, round=round, body={"reason": reason})
+
+    def store_reply(self, reservation: Reservation, reply: bytes) -> None:
+        """Keeps the bytes that are about to be sent, so that the same request is answered with the same bytes.
+
+        Raises:
+            LedgerError: no such reservation; other bytes were recorded before; or, in deployment, the round was paid
+                for in an earlier attempt (a second answer with fresh noise would be a second release).
+        """
+        run_id, round = reservation.run_id, reservation.round
+        digest = hashlib.sha256(reply).hexdigest()
+        # Not synced: if a power cut loses it, the round counts as paid without a reply and is refused from then on.
+        with self._store.transaction(durable=False):
+            paid = self._store.last("kind = 'reserve' AND run_id = ? AND round = ?", run_id, round)
+            if paid is None or (paid.seq, paid.hash) != reservation.head:
+                raise LedgerError(f"round {round} of run {run_id!r} was never reserved here; nothing was released.")
+            known = self._store.last("kind = 'reply' AND run_id = ? AND round = ?", run_id, round)
+            if known is not None:
+                if known.content["sha256"] != digest:
+                    raise LedgerError(
+                        f"round {round} of run {run_id!r} has another reply already; nothing was released."
+                    )
+                return
+            if reservation.repeated and self.mode == "deployment":
+                raise LedgerError(
+                    f"round {round} of run {run_id!r} was paid for in an earlier attempt that left no reply; a second "
+                    "answer would be a second release, so nothing was released."
+                )
+            row = self._store.append(
+                "reply",
+                run_id=run_id,
+                round=round,
+                spent=self.spent_tokens(run_id),
+                body={"sha256": digest, "bytes": len(reply)},
+            )
+            self._store.put_reply(row, reply, keep=KEPT_REPLIES)
+
+
+def verify_file(path: str | Path) -> list[str]:
+    """`Ledger.verify` for a file that may not even open: problems in words, empty when it is sound."""
+    try:
+        with Ledger.open(path, readonly=True) as ledger:
+            return ledger.verify()
+    except FedprivError as error:
+        return [str(error)]

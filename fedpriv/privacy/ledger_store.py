@@ -1,0 +1,378 @@
+"""The file under a ledger: one SQLite database with a hash chain of rows that nobody may change.
+
+Durability: write-ahead log with synchronous = FULL, so a committed row survives a power cut; local disks only. A row
+carries the hash of the row before it. Beside the database lies a high-water mark (`NAME-mark`: last sequence number
+and hash); a database behind its mark has lost rows (older copy put back, log cut off) and is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fedpriv.errors import LedgerError
+
+APPLICATION_ID = 0x66647076  # "fdpv"
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30.0
+_MARK_BYTES = 128
+
+# In Python, not in a .sql file: Flower's bundle carries no .sql.
+_SCHEMA = f"""
+CREATE TABLE chain (
+  seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, run_id TEXT, round INTEGER, tokens INTEGER NOT NULL CHECK (tokens >= 0),
+  spent INTEGER NOT NULL CHECK (spent >= 0), body TEXT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE UNIQUE INDEX one_reservation ON chain (run_id, round) WHERE kind = 'reserve';
+CREATE UNIQUE INDEX one_reply ON chain (run_id, round) WHERE kind = 'reply';
+CREATE UNIQUE INDEX one_refusal ON chain (run_id, round) WHERE kind = 'refused';
+CREATE UNIQUE INDEX one_contract ON chain (run_id) WHERE kind = 'contract';
+CREATE INDEX by_run ON chain (run_id, kind, seq);
+CREATE TRIGGER chain_no_update BEFORE UPDATE ON chain BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER chain_no_delete BEFORE DELETE ON chain BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER chain_in_order BEFORE INSERT ON chain
+  WHEN NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM chain)
+    OR NEW.prev <> coalesce((SELECT hash FROM chain ORDER BY seq DESC LIMIT 1), '')
+  BEGIN SELECT RAISE(ABORT, 'the row does not continue the chain'); END;
+CREATE TABLE outbox (
+  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, round INTEGER NOT NULL, seq INTEGER NOT NULL, reply BLOB NOT NULL
+) STRICT;
+CREATE INDEX outbox_by_run ON outbox (run_id, seq);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_TRIGGERS = {"chain_no_update", "chain_no_delete", "chain_in_order"}
+_COLUMNS = "seq, kind, run_id, round, tokens, spent, body, prev, hash"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the chain.
+
+    Attributes:
+        seq: 1, 2, 3 ... without gaps.
+        kind: genesis, contract, reserve, reply, refused or restore.
+        run_id, round: what the row is about, where that applies.
+        tokens: steps granted (contract) or taken (reserve, restore).
+        spent: tokens taken in this run up to and including this row.
+        body: canonical JSON of the rest.
+        prev, hash: hex SHA-256 links.
+    """
+
+    seq: int
+    kind: str
+    run_id: str | None
+    round: int | None
+    tokens: int
+    spent: int
+    body: str
+    prev: str
+    hash: str
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The body as a dictionary."""
+        return json.loads(self.body)
+
+    def columns(self) -> dict[str, Any]:
+        """All columns by name."""
+        return asdict(self)
+
+    def computed_hash(self) -> str:
+        """What `hash` must be."""
+        text = json.dumps(
+            [self.seq, self.kind, self.run_id, self.round, self.tokens, self.spent, self.body, self.prev],
+            separators=(",", ":"),
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """An open ledger file. Used from one thread; several processes may have the same file open."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, *, readonly: bool) -> None:
+        self.path, self.readonly = path, readonly
+        self._db = db
+
+    # ---- opening ------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path, body: Mapping[str, Any]) -> None:
+        """A new file with its genesis row, mode 0600; the name appears only when everything is in it.
+
+        Raises:
+            LedgerError: the file exists already, or the directory cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+        try:
+            with _guard(path, "was not created"):
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+                store = cls(path, _connect(temporary, readonly=False), readonly=False)
+                store._db.executescript(_SCHEMA)
+                with store.transaction(mark=False):
+                    store.append("genesis", body=body)
+                head = store.head()
+                store._db.close()
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.link(temporary, path)  # fails if the name is taken, unlike a rename
+                _write_mark(path, head)
+                _sync_directory(path.parent)
+        except FileExistsError:
+            raise LedgerError(f"{path} exists already; a ledger is never overwritten. Nothing was created.") from None
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{temporary}{suffix}").unlink(missing_ok=True)
+
+    @classmethod
+    def open(cls, path: Path, *, readonly: bool = False, check_mark: bool = True) -> Store:
+        """An existing file, fully checked: schema, chain, integrity, high-water mark.
+
+        Raises:
+            LedgerError: missing, foreign, older, damaged, rolled back or not writable.
+        """
+        if not path.is_file():
+            raise LedgerError(
+                f"there is no ledger at {path}. A client without its ledger cannot know what was already spent, so it "
+                "stops; put the file back, or create one explicitly if this data set was never used. Nothing was read."
+            )
+        if not readonly and not path.stat().st_mode & stat.S_IWUSR:
+            raise LedgerError(f"the ledger {path} is read-only, so nothing can be reserved; nothing was read.")
+        with _guard(path, "cannot be used"):
+            store = cls(path, _connect(path, readonly=readonly), readonly=readonly)
+            try:
+                problems = store.problems(check_mark=check_mark)
+                if problems:
+                    raise LedgerError(f"the ledger {path} cannot be trusted: {'; '.join(problems)}. Nothing was read.")
+            except BaseException:
+                store.close()
+                raise
+        return store
+
+    def close(self) -> None:
+        """Releases the file."""
+        self._db.close()
+
+    # ---- writing ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = True, mark: bool = True) -> Generator[None]:
+        """Read, check and append as one step; on any error nothing is written.
+
+        Args:
+            durable: survives a power cut once it returns. Otherwise it survives the end of the process, and a power
+                cut may undo it up to the last durable step, never in part.
+            mark: move the high-water mark; only after durable steps.
+
+        Raises:
+            LedgerError: the file is locked, full, read-only or damaged.
+        """
+        with _guard(self.path, "could not be written"):
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
+            if durable and mark:
+                # After the commit, so that a crash in between leaves the mark behind the file and never ahead.
+                _write_mark(self.path, self.head())
+
+    def append(
+        self,
+        kind: str,
+        *,
+        run_id: str | None = None,
+        round: int | None = None,
+        tokens: int = 0,
+        spent: int = 0,
+        body: Mapping[str, Any],
+    ) -> Row:
+        """Adds one row inside a transaction. The clock is noted, and never read again for any decision."""
+        seq, prev = self.head()
+        noted = {**body, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "monotonic_ns": time.monotonic_ns()}
+        text = json.dumps(noted, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        row = Row(seq + 1, kind, run_id, round, tokens, spent, text, prev, "")
+        row = replace(row, hash=row.computed_hash())
+        self._db.execute(f"INSERT INTO chain ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", _values(row))
+        return row
+
+    def put_reply(self, row: Row, reply: bytes, *, keep: int) -> None:
+        """Stores the bytes of a reply; beyond `keep` of its run, in the place of the oldest one."""
+        held = self._db.execute("SELECT id FROM outbox WHERE run_id = ? ORDER BY seq", (row.run_id,)).fetchall()
+        if len(held) < keep:
+            sql = "INSERT INTO outbox (run_id, round, seq, reply) VALUES (?,?,?,?)"
+            self._db.execute(sql, (row.run_id, row.round, row.seq, reply))
+        else:  # SQLite overwrites a value of equal size in place: ten times faster than delete and insert
+            sql = "UPDATE outbox SET round = ?, seq = ?, reply = ? WHERE id = ?"
+            self._db.execute(sql, (row.round, row.seq, reply, held[0][0]))
+
+    # ---- reading ------------------------------------------------------------------------------
+
+    def head(self) -> tuple[int, str]:
+        """(sequence number, hash) of the last row."""
+        found = self._db.execute("SELECT seq, hash FROM chain ORDER BY seq DESC LIMIT 1").fetchone()
+        return (found[0], found[1]) if found else (0, "")
+
+    def rows(self, where: str = "1", *values: object) -> list[Row]:
+        """Rows in order that satisfy an SQL condition."""
+        with _guard(self.path, "could not be read"):
+            found = self._db.execute(f"SELECT {_COLUMNS} FROM chain WHERE {where} ORDER BY seq", values)
+            return [Row(*r) for r in found]
+
+    def last(self, where: str, *values: object) -> Row | None:
+        """The newest row that satisfies an SQL condition."""
+        with _guard(self.path, "could not be read"):
+            sql = f"SELECT {_COLUMNS} FROM chain WHERE {where} ORDER BY seq DESC LIMIT 1"
+            found = self._db.execute(sql, values).fetchone()
+        return Row(*found) if found else None
+
+    def reply(self, run_id: str, round: int) -> bytes | None:
+        """The stored bytes, if they are still kept."""
+        with _guard(self.path, "could not be read"):
+            sql = "SELECT reply FROM outbox WHERE run_id = ? AND round = ?"
+            found = self._db.execute(sql, (run_id, round)).fetchone()
+        return bytes(found[0]) if found else None
+
+    def problems(self, *, check_mark: bool = True) -> list[str]:
+        """Everything that is wrong with the file, in words; empty when it is sound."""
+        application, version = (
+            self._db.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version")
+        )
+        if application != APPLICATION_ID:
+            return ["it is not a fedpriv ledger"]
+        if version != SCHEMA_VERSION:
+            return [f"its schema has version {version}, this program writes version {SCHEMA_VERSION}"]
+        damage = [r[0] for r in self._db.execute("PRAGMA quick_check").fetchmany(3)]
+        if damage != ["ok"]:
+            return [f"the file is damaged ({'; '.join(damage)})"]
+        found = {r[0] for r in self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")}
+        missing = sorted(_TRIGGERS - found)
+        problems = [f"the append-only triggers {missing} are missing"] if missing else []
+        problems += _chain_problems([Row(*r) for r in self._db.execute(f"SELECT {_COLUMNS} FROM chain ORDER BY seq")])
+        for run_id, round, seq, reply in self._db.execute("SELECT run_id, round, seq, reply FROM outbox"):
+            row = self.last("seq = ? AND kind = 'reply' AND run_id = ? AND round = ?", seq, run_id, round)
+            if row is None or row.content.get("sha256") != hashlib.sha256(reply).hexdigest():
+                problems.append(f"the stored reply of round {round} is not the one recorded")
+        if check_mark:
+            problems += self._mark_problems()
+        return problems
+
+    def _mark_problems(self) -> list[str]:
+        mark, (seq, _) = _read_mark(self.path), self.head()
+        if mark is None:
+            lost = "its high-water mark is missing or unreadable, so rows may be missing"
+            return [lost] if seq > 1 else []  # a ledger that holds nothing yet has nothing to lose
+        row = self.last("seq = ?", mark[0])
+        if row is None or row.hash != mark[1]:
+            return [f"it ends at row {seq} but had reached row {mark[0]} before: an older copy, or rows were lost"]
+        return []
+
+
+def _chain_problems(rows: list[Row]) -> list[str]:
+    problems: list[str] = []
+    prev, spent, granted = "", dict[str, int](), dict[str, int]()
+    if not rows or rows[0].kind != "genesis":
+        problems.append("it has no genesis row")
+    for expected, row in enumerate(rows, start=1):
+        if row.seq != expected or row.prev != prev or row.hash != row.computed_hash():
+            problems.append(f"the hash chain is broken at row {row.seq}")
+            break
+        prev, run = row.hash, row.run_id or ""
+        if row.kind == "contract":
+            granted[run] = row.tokens
+        if row.kind in ("reserve", "restore"):
+            spent[run] = spent.get(run, 0) + row.tokens
+            if spent[run] != row.spent or spent[run] > granted.get(run, 0):
+                problems.append(f"the tokens do not add up at row {row.seq}")
+    return problems
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    return (row.seq, row.kind, row.run_id, row.round, row.tokens, row.spent, row.body, row.prev, row.hash)
+
+
+def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    """An open connection with every safety setting, each verified where SQLite may silently decline."""
+    mode = "rw" if not readonly else "ro"
+    if readonly and not Path(f"{path}-wal").exists():
+        mode = "ro&immutable=1"  # works in folders that cannot be written, too
+    uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+    try:
+        db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        db.execute("PRAGMA trusted_schema = OFF")
+        if not readonly:
+            journal = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            db.execute("PRAGMA synchronous = FULL")
+            for pragma in ("fullfsync", "checkpoint_fullfsync", "foreign_keys", "recursive_triggers"):
+                db.execute(f"PRAGMA {pragma} = ON")
+            if journal != "wal" or db.execute("PRAGMA synchronous").fetchone()[0] != 2:
+                raise LedgerError(f"{path}: this file system refuses a durable write-ahead log; nothing was read.")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextlib.contextmanager
+def _guard(path: Path, what: str) -> Generator[None]:
+    """SQLite's and the system's errors as one paragraph."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except sqlite3.Error as error:
+        raise LedgerError(f"the ledger {path} {what} ({error}); the client stops and nothing was released.") from error
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger {path} {what} ({error.strerror or type(error).__name__}); the client stops and nothing was "
+            "released."
+        ) from error
+
+
+def mark_path(path: Path) -> Path:
+    """Where the high-water mark of a ledger lies."""
+    return path.with_name(f"{path.name}-mark")
+
+
+def _write_mark(path: Path, head: tuple[int, str]) -> None:
+    # One short write in place: whole or not at all on any page cache. Not synced, since an older mark is harmless.
+    text = json.dumps({"seq": head[0], "hash": head[1]}).ljust(_MARK_BYTES - 1) + "\n"
+    file = os.open(mark_path(path), os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        os.pwrite(file, text.encode(), 0)
+    finally:
+        os.close(file)
+
+
+def _read_mark(path: Path) -> tuple[int, str] | None:
+    try:
+        mark = json.loads(mark_path(path).read_text())
+        return int(mark["seq"]), str(mark["hash"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sync_directory(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,339 @@
+"""report.html: one self-contained page that starts with the answer and ends with what the numbers mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fedpriv.config import Scenario
+from fedpriv.data.registry import dataset
+from fedpriv.reports.atomic import write_text
+from fedpriv.reports.figures import MAX_CLIENTS, pictures
+from fedpriv.reports.folder import RunFolder
+from fedpriv.reports.label_card import ladder_rows, promise_rows
+from fedpriv.reports.meanings import meanings
+from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, RunView, answer, number, small
+from fedpriv.reports.template import PAGE, SCRIPT, STYLE
+
+_DATASETS = {"eia930": "eia930", "pjm": "pjm", "ett": "ett", "sgsc": "sgsc10"}  # source -> registry
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is shown, what is sorted by, and whether it is good news."""
+
+    text: str
+    value: float | None = None
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """One column heading with its explanation."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of the page."""
+
+    heads: list[Head]
+    rows: list[list[Cell]]
+
+
+def write_report(path: Path | str) -> Path:
+    """Writes figures/*.png and report.html into a run folder; also of a run that did not finish.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        InputError: not a run folder, or a damaged file in it.
+    """
+    folder = RunFolder.open(path)
+    html = render(RunView.of(folder))
+    target = folder.path / "report.html"
+    write_text(target, html)
+    return target
+
+
+def render(view: RunView) -> str:
+    """The page as text; writes the PNGs on the way."""
+    import jinja2
+
+    relations, rungs = ladder_rows(view.label) if view.private else ([], [])
+    drawn = pictures(view, view.folder.path / "figures")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(PAGE).render(
+        style=Markup(STYLE),
+        script=Markup(SCRIPT),
+        pictures=drawn,
+        name=view.scenario.run.name,
+        subtitle=_subtitle(view),
+        answer=answer(view),
+        seeded=view.private and bool(view.label.get("seeded")),
+        notes=_notes(view),
+        tiles=_tiles(view),
+        promise=promise_rows(view.label) if view.private and view.label else [],
+        odds=_odds(view),
+        relations=relations,
+        rungs=rungs,
+        split=view.split,
+        averages=_averages(view),
+        by_client=_by_client(view),
+        captions=_captions(view),
+        has_epsilon=view.private and ("epsilon" in drawn or "commitments" in drawn),
+        examples=[key for key in drawn if key.startswith("example-")],
+        **_example_texts(view),
+        **_reproduce(view),
+        changes=_changes(view.scenario),
+        facts=_facts(view),
+        meanings=meanings(view),
+        version=metadata.version("fedpriv") if _installed() else "(from source)",
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+# ---- words ------------------------------------------------------------------------------------------
+
+
+def _subtitle(view: RunView) -> str:
+    scenario, count = view.scenario, len(view.clients())
+    task = {
+        "forecast": f"forecasts of {scenario.task.horizon} steps from {scenario.task.context}",
+        "imputation": f"gap filling in windows of {scenario.task.window} steps",
+        "mixed": f"forecasts and gap filling in windows of {scenario.task.window} steps",
+    }[scenario.task.kind]
+    parts = [
+        f"{count} clients" if count != 1 else "1 client",
+        f"data: {scenario.data.source}",
+        task,
+        f"{scenario.federation.rounds} rounds of {scenario.federation.local_steps} local "
+        + ("step" if scenario.federation.local_steps == 1 else "steps"),
+        f"clipping rule {scenario.privacy.clipper}" if view.private else "no privacy",
+        f"status: {view.status.get('status', 'unknown')}",
+    ]
+    return " · ".join(parts)
+
+
+def _notes(view: RunView) -> list[str]:
+    notes: list[str] = []
+    state = view.status.get("status", "interrupted")
+    if state != "done":
+        notes.append(
+            f"This run is not finished (status: {state}, last saved round {view.folder.last_round} of "
+            f"{view.scenario.federation.rounds}). Go on with: fedpriv simulate {view.folder.path}/scenario.toml "
+            f"--out {view.folder.path} --resume"
+        )
+    found = view.compare()
+    if found is not None and 0 < found.better < len(found.reductions):
+        worst = min(found.reductions, key=lambda client: found.reductions[client])
+        notes.append(
+            f"Not every client gained: {worst} has {abs(found.reductions[worst]) * 100:.1f} % more error than its own "
+            "seasonal naive forecast."
+        )
+    return notes
+
+
+def _tiles(view: RunView) -> list[dict[str, str]]:
+    tiles: list[dict[str, str]] = []
+    found = view.compare()
+    if found is not None:
+        word = "less" if found.reduction >= 0 else "more"
+        tiles.append({"value": _percent(abs(found.reduction)), "text": f"{word} squared error than seasonal naive"})
+        tiles.append(
+            {"value": f"{found.better} of {len(found.reductions)}", "text": "clients better than seasonal naive"}
+        )
+    if view.private and view.label:
+        # A browser would break 1e-5 after its hyphen.
+        unbroken = small(float(view.label.get("delta", 0))).replace("-", "\N{NON-BREAKING HYPHEN}")
+        for unit, value in list(view.ladder().items())[:2]:
+            tiles.append({"value": number(value), "text": f"epsilon for one {unit} at delta {unbroken}"})
+    averages = view.averages().get(FEDERATED, {})
+    if "nmae" in averages:
+        tiles.append({"value": _percent(averages["nmae"]), "text": "mean absolute error, share of the mean load"})
+    if "coverage90" in averages:
+        tiles.append({"value": _percent(averages["coverage90"]), "text": "of readings inside the 90 % band"})
+    return tiles
+
+
+def _captions(view: RunView) -> dict[str, str]:
+    count = len(view.scores())
+    split, errors = view.errors_over_rounds()
+    shown = f" Only the {MAX_CLIENTS} with most gain and most loss; all {count} are in the table."
+    return {
+        "ladder": "One run protects larger units less. The highlighted bar is the unit that the budget was set for; "
+        "the others follow from the same record of what was released.",
+        "clients": f"Mean squared error on the {view.split} part; clients with the largest improvement first."
+        + (shown if count > MAX_CLIENTS else ""),
+        "rounds": f"Mean squared error of the global model on the {split} part of {len(errors)} clients, relative to "
+        "seasonal naive.",
+        "epsilon": "Nominal epsilon of the clients after each round, the committed value and the budget.",
+        "commitments": "Each client keeps its own ledger. The guarantee of the federation is that of its largest "
+        "client, never a mean.",
+    }
+
+
+def _odds(view: RunView) -> str:
+    """What the headline epsilon means, as odds."""
+    epsilon = view.label.get("max_epsilon")
+    if not view.private or not isinstance(epsilon, int | float):
+        return ""
+    unit = view.label.get("unit", "unit")
+    reach = f"{number(math.exp(epsilon))} times" if epsilon < 30 else "so much that the promise is empty"
+    return (
+        f"In words: think of somebody who sees all that a client ever sends and wonders about one {unit}. Whatever the "
+        f"odds were before, seeing it can change them by a factor of e^{number(epsilon)} at most, that is {reach} "
+        f"(but for a chance of {small(float(view.label.get('delta', 0)))}). That is the worst case over all data and "
+        "all attacks."
+    )
+
+
+def _example_texts(view: RunView) -> dict[str, str]:
+    kind = view.scenario.task.kind
+    return {
+        "examples_title": "Forecast examples" if kind == "forecast" else "Examples",
+        "examples_text": (
+            "Held-out windows, evenly spread and not picked by result. The band holds the middle of the sampled "
+            "forecasts; a good band contains the truth about as often as it says. Stamps are as in the data."
+        ),
+    }
+
+
+def _reproduce(view: RunView) -> dict[str, str]:
+    engine = view.status.get("engine", view.scenario.run.engine)
+    text = "The folder's scenario.toml is complete; the same seed gives the same run on every engine."
+    key = _DATASETS.get(view.scenario.data.source, "")
+    fetch = f"fedpriv data download {key}\n" if key else ""
+    if key:
+        text += " Fetch the public data first, or point data.dir at a copy."
+    return {
+        "reproduce_text": text,
+        "command": f"{fetch}fedpriv simulate {view.folder.path}/scenario.toml --engine {engine} --out runs/again",
+    }
+
+
+# ---- tables -----------------------------------------------------------------------------------------
+
+
+def _averages(view: RunView) -> Grid:
+    averages = view.averages()
+    metrics = [name for name in METRICS if any(name in row for row in averages.values())]
+    heads = [Head("Model"), *(Head(METRICS[name], _TITLES.get(name, "")) for name in metrics)]
+    rows = [
+        [Cell(MODELS.get(model, model)), *(_metric_cell(name, averages[model].get(name)) for name in metrics)]
+        for model in averages
+    ]
+    return Grid(heads, rows)
+
+
+def _by_client(view: RunView) -> Grid:
+    scores, found = view.scores(), view.compare()
+    models = view.models()
+    extras = [
+        name
+        for name in ("nmae", "crps", "coverage90")
+        if any(name in models_.get(FEDERATED, {}) for models_ in scores.values())
+    ]
+    committed: Mapping[str, Any] = (view.label.get("committed") or {}) if view.private else {}
+    heads = [
+        Head("Client"),
+        *(Head(f"MSE {MODELS.get(model, model).lower()}", _TITLES["mse"]) for model in models),
+        Head("against naive", "1 - model / seasonal naive, in MSE"),
+        *(Head(f"{METRICS[name]} federated", _TITLES[name]) for name in extras),
+        *([Head("epsilon", "committed")] if committed else []),
+    ]
+    rows: list[list[Cell]] = []
+    for client, by_model in scores.items():
+        change = found.reductions.get(client) if found else None
+        row = [Cell(client), *(_metric_cell("mse", by_model.get(model, {}).get("mse")) for model in models)]
+        row.append(_change_cell(change))
+        row += [_metric_cell(name, by_model.get(FEDERATED, {}).get(name)) for name in extras]
+        if committed:
+            epsilon = committed.get(client)
+            row.append(Cell(number(epsilon), epsilon))
+        rows.append(row)
+    return Grid(heads, rows)
+
+
+_TITLES = {
+    "mse": "mean squared error of scaled values",
+    "mae": "mean absolute error of scaled values",
+    "rmse": "root mean squared error, in the unit of the data",
+    "nmae": "sum of absolute errors / sum of absolute readings",
+    "crps": "continuous ranked probability score of scaled values",
+    "coverage90": "share of readings inside the 90 % band",
+}
+
+
+def _metric_cell(metric: str, value: float | None) -> Cell:
+    if value is None:
+        return Cell("–", None)
+    text = _percent(value) if metric in ("nmae", "coverage90") else number(value)
+    return Cell(text, value)
+
+
+def _change_cell(reduction: float | None) -> Cell:
+    if reduction is None or reduction != reduction:
+        return Cell("–", None)
+    sign = "\N{MINUS SIGN}" if reduction > 0 else "+"
+    return Cell(f"{sign}{_percent(abs(reduction))}", -reduction, "good" if reduction > 0 else "bad")
+
+
+def _changes(scenario: Scenario) -> list[tuple[str, str, str]]:
+    here, default = scenario.flat(), Scenario().flat()
+    # Where files lie says nothing about the result, and a page that is mailed need not tell it.
+    local = ("run.out", "data.dir", "run.workers")
+    return [
+        (key, _show(here[key]), _show(default[key])) for key in here if here[key] != default[key] and key not in local
+    ]
+
+
+def _facts(view: RunView) -> Iterable[tuple[str, str]]:
+    status = view.status
+    yield "Scenario digest", view.scenario.digest()
+    if status.get("source_digest"):
+        yield "Source digest", str(status["source_digest"])
+    yield "Seed", str(view.scenario.run.seed)
+    yield "Engine and device", f"{status.get('engine', '–')}, {status.get('device', '–')}"
+    if status.get("source_changes"):
+        yield "Source changed", "the run was continued by other code: " + _show(status["source_changes"])
+    seconds = status.get("seconds")
+    if isinstance(seconds, int | float):
+        yield "Time", f"{number(float(seconds))} s"
+    if status.get("created"):
+        yield "Started", str(status["created"])
+    key = _DATASETS.get(view.scenario.data.source)
+    if key:
+        known = dataset(key)
+        yield "Data", known.title
+        yield "Licence of the data", known.licence
+        yield "Cite", known.citation
+    versions = status.get("versions")
+    if isinstance(versions, Mapping):
+        yield "Versions", ", ".join(f"{key} {value}" for key, value in versions.items())
+
+
+def _show(value: object) -> str:
+    return "(empty)" if value == "" else str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{value * 100:.1f} %"
+
+
+def _installed() -> bool:
+    try:
+        metadata.version("fedpriv")
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Runs a federation on this machine or a cluster: engines, scenarios, launching."""

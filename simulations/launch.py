@@ -1,0 +1,248 @@
+"""`simulate`: from a scenario to a finished run folder, on any of the three engines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.node import SIMULATION_VARIABLE, forget
+from fedpriv.config import Scenario
+from fedpriv.data.clients import load_client, roster
+from fedpriv.data.windows import day_steps
+from fedpriv.errors import BudgetExceeded, LedgerError
+from fedpriv.evaluation import LEVELS, Forecasts
+from fedpriv.reports.folder import RunFolder
+from fedpriv.reports.forecasts import ForecastExamples
+from fedpriv.training import LocalWorker, resolve
+from simulations.scenarios import load
+from strategies.server_app import Listener, federation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Engine = Literal["inline", "ray", "flower"]
+_PICTURED = 4  # clients shown in the report
+_PICTURES = 2  # windows of each
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk: its folder, and what is in it."""
+
+    folder: RunFolder
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @property
+    def scenario(self) -> Scenario:
+        """What was run, complete."""
+        return self.folder.scenario
+
+    @property
+    def status(self) -> dict[str, object]:
+        """run.json."""
+        return self.folder.status
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Scores over rounds and at the end: round, client, split, model, metric, value."""
+        return self.folder.rounds()
+
+    @property
+    def label(self) -> dict[str, Any]:
+        """The privacy label: what is claimed and for whom; empty when nothing is claimed."""
+        return self.folder.label()
+
+    @property
+    def model(self) -> dict[str, NDArray[Any]]:
+        """The final model's parameters by name."""
+        return self.folder.model()
+
+
+def simulate(
+    scenario: Scenario | str | Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    engine: Engine | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    progress: Listener | None = None,
+) -> Run:
+    """Runs one federation and writes its folder.
+
+    Args:
+        scenario: a name, a TOML file, a `Scenario`; None: the embedded default.
+        overrides: dotted keys, such as `{"privacy.epsilon": 4.0}`.
+        engine: inline, ray or flower; None: `run.engine`. The same seed gives the same model on all three.
+        out: the run folder; None: `run.out`, or runs/NAME-DIGEST.
+        resume: go on with an interrupted run in the folder.
+        progress: called after every round and evaluation.
+
+    Raises:
+        InputError: bad input or configuration; nothing was started.
+        BudgetExceeded, LedgerError: every client refuses; what was trained before is in the folder.
+        CheckFailed: the run could not be completed; see the message.
+    """
+    prepared = prepare(load(scenario), overrides, engine=engine, out=out)
+    folder = RunFolder.create(Path(prepared.run.out), prepared, resume=resume)
+    if folder.finished:
+        return Run(folder)
+    with folder.lock(), _simulation():
+        try:
+            _run(prepared, folder, progress)
+        except (BudgetExceeded, LedgerError):
+            if (folder.path / "model.safetensors").exists():  # some rounds went well: they are a result
+                _write_up(prepared, RunFolder.open(folder.path))
+            raise
+        finished = RunFolder.open(folder.path)
+        _write_up(prepared, finished)
+    return Run(finished)
+
+
+def prepare(
+    scenario: Scenario,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    engine: Engine | None = None,
+    out: Path | str | None = None,
+) -> Scenario:
+    """The scenario as it will be run: absolute paths, noise multiplier filled in, run folder named.
+
+    Raises:
+        InputError: a value is out of range, the data cannot be found, or no noise keeps the budget.
+    """
+    changes: dict[str, object] = dict(overrides or {})
+    if engine is not None:
+        changes["run.engine"] = engine
+    if out is not None:
+        changes["run.out"] = str(out)
+    scenario = scenario.override(changes)
+    # Flower and Ray start their processes elsewhere: no path may depend on this directory.
+    scenario = scenario.override(
+        {
+            key: _absolute(value)
+            for key, value in (
+                ("data.dir", scenario.data.dir),
+                ("data.path", scenario.data.path),
+                ("model.warm_start", scenario.model.warm_start),
+            )
+        }
+    )
+    scenario = resolve(scenario)
+    folder = scenario.run.out or f"runs/{scenario.run.name}-{scenario.digest()[:8]}"
+    return scenario.override({"run.out": _absolute(folder)})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve()) if path else path
+
+
+def _run(scenario: Scenario, folder: RunFolder, progress: Listener | None) -> None:
+    clients = len(roster(scenario).names)
+    match scenario.run.engine:
+        case "inline":
+            _inline(scenario, folder, clients, progress)
+        case "ray":
+            from simulations.ray_grid import RayGrid
+
+            run = scenario.run
+            with RayGrid(
+                clients, scenario.flat(), workers=run.workers, num_gpus=run.num_gpus, address=run.ray_address
+            ) as grid:
+                federation(grid, scenario, folder, listener=progress)
+        case "flower":
+            from simulations.flower_launch import run_flower
+
+            run_flower(scenario, folder, clients=clients, listener=progress)
+
+
+def _inline(scenario: Scenario, folder: RunFolder, clients: int, progress: Listener | None) -> None:
+    from clients.client_app import app, release
+    from simulations.inline_grid import InlineGrid
+
+    try:
+        federation(InlineGrid(app, clients, scenario.flat()), scenario, folder, listener=progress)
+    finally:
+        release()
+
+
+@contextmanager
+def _simulation() -> Iterator[None]:
+    """Marks this process and its children as simulated, on one thread, as long as the run takes."""
+    import torch
+
+    before, threads = os.environ.get(SIMULATION_VARIABLE), torch.get_num_threads()
+    os.environ[SIMULATION_VARIABLE] = "1"
+    torch.set_num_threads(1)  # sums are then added in the same order on every engine
+    forget()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if before is None:
+            del os.environ[SIMULATION_VARIABLE]
+        else:
+            os.environ[SIMULATION_VARIABLE] = before
+
+
+# ---- after the run -------------------------------------------------------------------------------------
+
+
+def _write_up(scenario: Scenario, folder: RunFolder) -> None:
+    """Label, example forecasts and page, from what the run left behind."""
+    if scenario.privacy.enabled and scenario.steps_total:
+        folder.write_label(_label(scenario, folder))
+    folder.write_examples(_examples(scenario, folder))
+    from fedpriv.reports.page import write_report
+
+    write_report(folder.path)
+
+
+def _label(scenario: Scenario, folder: RunFolder) -> dict[str, Any]:
+    from fedpriv.privacy.label import build_label
+
+    public = roster(scenario)
+    trained = {name: load_client(scenario, name).train for name in public.names}
+    return build_label(
+        scenario,
+        {name: folder.ledger_path(name) for name in public.names},
+        steps_per_day=day_steps(public.step),
+        calendar_steps={name: part.stop - part.start for name, part in trained.items()},  # declared public
+    )
+
+
+def _examples(scenario: Scenario, folder: RunFolder) -> ForecastExamples:
+    """Windows of the first few clients. This process owns all data of a simulation; no client sends them."""
+    found = folder.load_checkpoint()
+    assert found is not None, "a run that has a model has a checkpoint"
+    worker = LocalWorker.for_scenario(scenario)
+    names = list(roster(scenario).names)[:_PICTURED]
+    samples = max(scenario.evaluation.samples, 40)
+    parts = [worker.forecasts(name, found[1]["model"], count=_PICTURES, samples=samples) for name in names]
+    skipped = scenario.task.context if scenario.task.kind == "forecast" else 0
+
+    def joined(attribute: str, begin: int, stop: int | None = None) -> NDArray[Any]:
+        return np.concatenate([getattr(part, attribute)[..., begin:stop] for part in parts])
+
+    first: Forecasts = parts[0]
+    return ForecastExamples(
+        client=np.array([name for name, part in zip(names, parts, strict=True) for _ in part.truth]),
+        stamps=joined("stamps", 0),
+        context=joined("given", 0, skipped or None),
+        truth=joined("truth", skipped),
+        point=joined("point", skipped),
+        quantiles=joined("quantiles", skipped),
+        levels=np.array(LEVELS, dtype=np.float64),
+        baseline=joined("baseline", skipped),
+        unit=first.unit,
+    )

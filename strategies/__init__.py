@@ -1,0 +1,1 @@
+"""The server's side: how updates become the next model, and the loop around it."""

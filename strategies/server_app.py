@@ -1,0 +1,347 @@
+"""The Flower ServerApp, and the federation itself: the same function on every engine.
+
+The run folder is both input and output: it names the run, holds the checkpoint to go on from, and takes the
+results. What happens here: wait for the clients, restore or start, rounds with checkpoints, evaluation, model.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
+
+from fedpriv import evaluation
+from fedpriv.config import Scenario, StrategyConfig
+from fedpriv.errors import BudgetExceeded, CheckFailed, FedprivError, LedgerError
+from fedpriv.messages import BUDGET, BudgetReply, WireError, query, read_budget
+from fedpriv.models.parameters import load_trainable
+from fedpriv.provenance import source_digest
+from fedpriv.reports.folder import RunFolder
+from fedpriv.training import LocalWorker
+from strategies.aggregation import ServerOptimizer, make_optimizer, public_weights
+from strategies.base import FederatedStrategy, RoundReport, Scores, ServerState, Settings
+from strategies.roster import Member, gather
+
+Stage = Literal["waiting", "round", "evaluation", "done"]
+_CHECKPOINT_EVERY = 1.0  # seconds, in simulation: rounds since then are computed again to the same bit
+_STATUS_EVERY = 1.0  # seconds between updates of run.json
+_EVALUATIONS = 10  # in a run, when evaluation.every is 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display needs; sent after every round.
+
+    Attributes:
+        stage: what has just been done.
+        round, rounds: of how many.
+        clients: that take part.
+        report: of the round (stage `round`).
+        epsilon: the largest nominal epsilon of a client so far, when known.
+        rows: scores of an evaluation: {round, client, split, model, metric, value}.
+    """
+
+    stage: Stage
+    round: int
+    rounds: int
+    clients: int
+    report: RoundReport | None = None
+    epsilon: float | None = None
+    rows: Sequence[Mapping[str, object]] = ()
+
+
+Listener = Callable[[Progress], None]
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Flower's entry: the run folder was made by the launcher, its path is `run.out`."""
+    import torch
+
+    torch.set_num_threads(1)  # as on the clients: the start values are then the same everywhere
+    scenario = Scenario.from_flat(context.run_config)
+    federation(grid, scenario, RunFolder.open(Path(scenario.run.out)))
+
+
+def make_strategy(config: StrategyConfig) -> tuple[ServerOptimizer, dict[str, float]]:
+    """The server optimiser and the public weights (empty: equal) that a scenario names.
+
+    Raises:
+        InputError: unknown name or option, or a value out of range.
+    """
+    options = dict(config.options)
+    weights = public_weights(str(options.pop("weights", "")))
+    return make_optimizer(config.name, options), weights
+
+
+def federation(
+    grid: Grid,
+    scenario: Scenario,
+    folder: RunFolder,
+    *,
+    listener: Listener | None = None,
+    mode: Literal["simulation", "deployment"] = "simulation",
+) -> NDArray[np.float32]:
+    """Runs (or goes on with) the federation of `folder` to its end; returns the final model [P].
+
+    Every way out leaves a folder that can be resumed or read: the last state is a checkpoint, and run.json says
+    `done`, `interrupted`, `refused` or `failed`, with the reason.
+
+    Raises:
+        BudgetExceeded, LedgerError: every client refuses; what was trained so far is in the folder.
+        InputError: a client cannot take part; see the message.
+        CheckFailed: no quorum, or scores are missing.
+    """
+    run = _Federation(grid, scenario, folder, listener or (lambda progress: None), mode)
+    try:
+        return run.complete()
+    except (BudgetExceeded, LedgerError) as error:
+        run.close("refused", str(error), type(error).__name__)
+        raise
+    except FedprivError as error:
+        run.close("failed", str(error), type(error).__name__)
+        raise
+    except BaseException as error:
+        # Not the text: an unexpected exception may quote data of a simulated client.
+        stopped = isinstance(error, KeyboardInterrupt)
+        run.close("interrupted", "stopped by the user" if stopped else type(error).__name__, type(error).__name__)
+        raise
+
+
+class _Federation:
+    """One call of `federation`."""
+
+    def __init__(self, grid: Grid, scenario: Scenario, folder: RunFolder, listener: Listener, mode: str) -> None:
+        self.grid = grid
+        self.scenario = scenario
+        self.folder = folder
+        self.tell = listener
+        self.simulated = mode == "simulation"
+        self.rounds = scenario.federation.rounds
+        self.worker = LocalWorker.for_scenario(scenario)  # for the start values; it reads no data here
+        self.strategy: FederatedStrategy | None = None
+        self.epsilon: float | None = None
+        self._saved_at = -np.inf
+        self._saved_round = -1
+        self._status_at = -np.inf
+        self._started = time.monotonic()
+
+    def complete(self) -> NDArray[np.float32]:
+        """All of it."""
+        self._source()
+        members = self._members()
+        strategy = self.strategy = self._make(members)
+        state = self._restore()
+        strategy.state = state
+        strategy.summary()
+        self.tell(Progress("waiting", state.round, self.rounds, len(members)))
+        if self._due(state.round) and not self._scored(state.round):
+            self._evaluate("validation", state.round)
+        try:
+            strategy.run(self.grid, state, on_round=self._after_round)
+        except (BudgetExceeded, LedgerError):
+            if strategy.state.trained:
+                self._results()  # a model that was trained for some rounds is a result
+            raise
+        self._results()
+        self.close("done")
+        self.tell(Progress("done", self.rounds, self.rounds, len(members), epsilon=self.epsilon))
+        return strategy.state.model
+
+    # ---- before the first round ---------------------------------------------------------------
+
+    def _source(self) -> None:
+        """A resumed run that is finished by other code would be neither run."""
+        digest = source_digest()
+        known = self.folder.status.get("source_digest")
+        if known is not None and known != digest:
+            changes = [*_listed(self.folder.status.get("source_changes")), digest]
+            self.folder.update_status(source_changes=changes)
+        else:
+            self.folder.update_status(source_digest=digest)
+
+    def _members(self) -> list[Member]:
+        federation = self.scenario.federation
+        expected = self._expected()
+        return gather(
+            self.grid,
+            expected,
+            source=source_digest(),
+            deadline=federation.deadline,
+            enough=min(federation.quorum, expected),
+        )
+
+    def _expected(self) -> int:
+        from fedpriv.data.clients import roster
+
+        return len(roster(self.scenario).names) if self.simulated else self.scenario.partition.clients
+
+    def _make(self, members: list[Member]) -> FederatedStrategy:
+        federation = self.scenario.federation
+        optimizer, weights = make_strategy(self.scenario.strategy)
+        settings = Settings(
+            run_id=self._run_id(),
+            source=source_digest(),
+            scenario=self.scenario.digest(),
+            rounds=federation.rounds,
+            steps=federation.local_steps,
+            seed=self.scenario.run.seed,
+            clients_per_round=federation.clients_per_round,
+            quorum=federation.quorum,
+            deadline=federation.deadline,
+            weights=weights,
+        )
+        return FederatedStrategy(settings, optimizer, members)
+
+    def _run_id(self) -> str:
+        """Names the run in every ledger; kept in the folder, so that a resume is the same run."""
+        known = self.folder.status.get("run_id")
+        if isinstance(known, str):
+            return known
+        fresh = uuid.uuid4().hex
+        self.folder.update_status(run_id=fresh)
+        return fresh
+
+    def _restore(self) -> ServerState:
+        assert self.strategy is not None
+        found = self.folder.load_checkpoint()
+        if found is not None:
+            return ServerState.restore(*found)
+        model = self.worker.initial_parameters()
+        return ServerState(round=0, model=model, optimizer=self.strategy.optimizer.init(model.size))
+
+    # ---- after a round ------------------------------------------------------------------------
+
+    def _after_round(self, report: RoundReport, state: ServerState) -> None:
+        # Evaluate first: a checkpoint then holds the round with its scores, and a resume loses neither.
+        if self._due(report.round):
+            self._evaluate("validation", report.round)
+        now = time.monotonic()
+        if not self.simulated or now - self._saved_at > _CHECKPOINT_EVERY:
+            self._save(state)
+        if now - self._status_at > _STATUS_EVERY:
+            self._status_at = now
+            self.folder.update_status(
+                round=report.round,
+                rounds=self.rounds,
+                valid=len(report.valid),
+                asked=len(report.asked),
+                epsilon=self.epsilon,
+                refusals={client: refusal.word for client, refusal in report.refused.items()},
+                retired={client: refusal.word for client, refusal in state.retired.items()},
+            )
+        self.tell(Progress("round", report.round, self.rounds, len(report.asked), report, self.epsilon))
+
+    def _due(self, number: int) -> bool:
+        every = self.scenario.evaluation.every or max(1, self.rounds // _EVALUATIONS)
+        return number % every == 0 or number == self.rounds
+
+    def _scored(self, number: int) -> bool:
+        """Whether an earlier process got as far as the scores of this round."""
+        rows = self.folder.rounds()
+        return bool(len(rows)) and bool(((rows["round"] == number) & (rows["split"] == "validation")).any())
+
+    def _save(self, state: ServerState) -> None:
+        self.folder.checkpoint(state.round, state.arrays(), state.meta())
+        self._saved_at, self._saved_round = time.monotonic(), state.round
+
+    def _evaluate(self, part: str, number: int) -> list[dict[str, object]]:
+        """Scores and epsilons of all clients as rows; the point forecast alone before the end."""
+        assert self.strategy is not None
+        samples = self.scenario.evaluation.samples if part == "test" else 0
+        scores = self.strategy.evaluate(self.grid, part=part, samples=samples)
+        rows = self._score_rows(scores, part, number)
+        if self.scenario.privacy.enabled:
+            budgets = self.budgets()
+            self.epsilon = max((b.nominal for b in budgets), default=None)
+            rows += [_row(number, b.client, "privacy", "ledger", "epsilon", b.nominal) for b in budgets]
+        self.folder.append_rows(rows)
+        members = len(self.strategy.members)
+        self.tell(Progress("evaluation", number, self.rounds, members, None, self.epsilon, rows))
+        return rows
+
+    def _score_rows(self, scores: Sequence[Scores], part: str, number: int) -> list[dict[str, object]]:
+        names = self.scenario.evaluation.metrics
+        return [
+            _row(number, one.client, part, model, metric, value)
+            for one in scores
+            for model, score in evaluation.scores(dict(one.sums)).items()
+            for metric, value in score.finalize(names).items()
+        ]
+
+    def budgets(self) -> list[BudgetReply]:
+        """Every client's account, in partition order; those that do not answer are left out."""
+        assert self.strategy is not None
+        deadline = self.scenario.federation.deadline
+        order = {member.node_id: place for place, member in enumerate(self.strategy.members)}
+        asked = [query(node_id, BUDGET, ttl=max(deadline, 1.0)) for node_id in order]
+        found: dict[int, BudgetReply] = {}
+        for reply in self.grid.send_and_receive(asked, timeout=deadline):
+            try:
+                found[order[reply.metadata.src_node_id]] = read_budget(reply)
+            except (WireError, KeyError):
+                continue  # a client that cannot say has no row; its training reply says why
+        return [found[place] for place in sorted(found)]
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def _results(self) -> None:
+        """Model, final scores, budgets."""
+        assert self.strategy is not None
+        state = self.strategy.state
+        self._save(state)
+        self.folder.write_model(self._named(state.model))
+        rows = self._evaluate("test", state.round)
+        missing = [score.client for score in self.strategy.scores if not score.sums and not score.withheld]
+        silent = {member.client for member in self.strategy.members} - {s.client for s in self.strategy.scores}
+        final = [row for row in rows if row["split"] == "test"]
+        self.folder.write_metrics([{k: v for k, v in row.items() if k != "round"} for row in final])
+        self.folder.flush()
+        if self.simulated and (missing or silent):
+            names = ", ".join([*missing, *sorted(silent)])
+            raise CheckFailed(f"the final scores of {names} are missing; the model is in {self.folder.path}.")
+
+    def _named(self, model: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """All parameters by name, the frozen ones too, so that the file alone makes a forecast."""
+        import torch
+
+        load_trainable(self.worker.model, torch.from_numpy(model.copy()).to(self.worker.device))
+        return {name: value.detach().cpu().numpy() for name, value in self.worker.model.named_parameters()}
+
+    def close(
+        self, status: Literal["done", "interrupted", "refused", "failed"], reason: str = "", error: str = ""
+    ) -> None:
+        """Writes down where the run stands; called once, on every way out."""
+        state = self.strategy.state if self.strategy is not None else None
+        if state is not None and state.model.size and state.round > self._saved_round:
+            self._save(state)
+        self.folder.flush()
+        before = self.folder.status.get("seconds", 0.0)
+        spent = float(before) if isinstance(before, int | float) else 0.0
+        fields: dict[str, object] = {"status": status, "reason": reason, "error": error, "rounds": self.rounds}
+        if state is not None:
+            fields |= {
+                "round": state.round,
+                "clients": [member.client for member in self.strategy.members] if self.strategy else [],
+                "retired": {client: refusal.word for client, refusal in state.retired.items()},
+                "epsilon": self.epsilon,
+            }
+        self.folder.update_status(**fields, seconds=spent + time.monotonic() - self._started)
+
+
+def _row(number: int, client: str, split: str, model: str, metric: str, value: float) -> dict[str, object]:
+    return {"round": number, "client": client, "split": split, "model": model, "metric": metric, "value": value}
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else []
