@@ -187,7 +187,8 @@ def public_weights(text: str) -> dict[str, float]:
 
 
 def _moved(model: Flat, change: Delta) -> Flat:
-    return (model + change).astype(np.float32)  # float64 until the last step
+    with np.errstate(over="ignore"):  # infinities are found and reported by whoever keeps the model
+        return (model + change).astype(np.float32)  # float64 until the last step
 
 
 def _positive(owner: object, *names: str) -> None:

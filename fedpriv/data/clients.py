@@ -79,7 +79,7 @@ class Roster:
         names: clients in partition order.
         source, licence, citation, unit: for labels and reports.
         step: step of the calendar after resampling.
-        channels: names of the channels, as many as the model has.
+        channels: names of the channels that every client has, as many as the model has.
         simulated_public: what this simulation takes as public although in a deployment only the client
             would know it (names found in the data, for example); empty if nothing.
     """
@@ -121,9 +121,16 @@ def _roster(data: DataConfig, partition: PartitionConfig, directory: str, stamps
         citation=facts.citation,
         unit=facts.unit,
         step=parse_step(data.frequency) if data.frequency else source.step(data),
-        channels=data.channels or facts.channels,
+        channels=_chosen_channels(data),
         simulated_public=tuple(source.disclosed(data)),
     )
+
+
+def _chosen_channels(data: DataConfig) -> tuple[str, ...]:
+    present = SOURCES[data.source].channels(data)
+    for channel in data.channels:
+        _require_channel(channel, present, f"source {data.source}")
+    return data.channels or present
 
 
 def _available(data: DataConfig, partition: PartitionConfig) -> tuple[str, ...]:
@@ -247,10 +254,14 @@ def _pick_channels(
     if not wanted:
         return values, present
     for channel in wanted:
-        if channel not in present:
-            near = difflib.get_close_matches(channel, present, n=1, cutoff=0.0)[0]
-            raise InputError(f"{where} has no channel {channel!r}; the nearest is {near!r}. Nothing was started.")
+        _require_channel(channel, present, where)
     return values[..., [present.index(c) for c in wanted]], wanted
+
+
+def _require_channel(channel: str, present: tuple[str, ...], where: str) -> None:
+    if channel not in present:
+        near = difflib.get_close_matches(channel, present, n=1, cutoff=0.0)[0]
+        raise InputError(f"{where} has no channel {channel!r}; the nearest is {near!r}. Nothing was started.")
 
 
 def _require_usable(part: NDArray[np.float32], context: int, horizon: int, *, where: str, label: str) -> None:

@@ -4,10 +4,10 @@ Fitted in one round from noised statistics of windows. Two structures:
 
 * `kernels`: the covariance is a non-negative combination of public stationary kernels (harmonics of the day that fade
   or last, harmonics of the week, exponentials, a constant, a nugget) plus a floor. Each window z gives the quadratic
-  forms z' S0^-1 K_k S0^-1 z / 2 at a flat public guess S0 of the covariance. Their expectation is linear in the weights,
-  with the Fisher information at S0 as the matrix, so weighted least squares (MINQUE, Rao 1971) estimates the weights
-  without bias; non-negative least squares keeps every result a covariance. Some thirty numbers per client: at epsilon 2
-  the noise is hardly felt, and there is nothing to repair.
+  forms z' S0^-1 K_k S0^-1 z / 2 at a flat public guess S0 of the covariance. Their expectation is linear in the
+  weights, with the Fisher information at S0 as the matrix, so weighted least squares (MINQUE, Rao 1971) estimates the
+  weights without bias; non-negative least squares keeps every result a covariance. Some thirty numbers per client: at
+  epsilon 2 the noise is hardly felt, and there is nothing to repair.
 * `dense`: each window gives the packed second moment of (1, z): mean and covariance without structure, repaired by
   raising eigenvalues below the noise. For much data and little noise.
 

@@ -164,7 +164,8 @@ class RidgeBaseline:
         # residual on these very moments is too small by twice the trace of inverse times variance.
         noise = 0.5 * stddev**2 * (1.0 + coefficients.square().sum(dim=1))  # [n, m]
         noise[:, self.design.scored :] = 0.0
-        rest = rest + 2.0 * noise * inverse[:, None]
+        naive = raw[:, p:, p:].diagonal(dim1=-2, dim2=-1)
+        rest = torch.minimum(rest + 2.0 * noise * inverse[:, None], naive.clamp(min=0.0))  # the baseline's own at most
         weight = raw[:, p - 1, p - 1] if self.options.bands == "constant" else _trace(raw[:, :p, :p])
         variance = rest / weight.clamp(min=max(tiny, stddev))[:, None]
         # of pure noise nothing can be known: then the bands are those of the baseline with unit residuals

@@ -261,7 +261,7 @@ class Store:
             return [f"its schema has version {version}, this program writes version {SCHEMA_VERSION}"]
         damage = [r[0] for r in self._db.execute("PRAGMA quick_check").fetchmany(3)]
         if damage != ["ok"]:
-            return [f"the file is damaged ({'; '.join(damage)})"]
+            return [f"the file is damaged ({' '.join(damage[0].split())[:200]})"]
         found = {r[0] for r in self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")}
         missing = sorted(_TRIGGERS - found)
         problems = [f"the append-only triggers {missing} are missing"] if missing else []

@@ -14,6 +14,8 @@ times `bound`: the triangle inequality. Under replace-one the change is at most 
 charges from the same event. Noise is added in float64; adding clients up, fitting and predicting is post-processing.
 """
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math
@@ -309,7 +311,7 @@ def clipped_rows(statistic: Statistic, examples: Examples, clipper: Clipper) -> 
     complete = (examples.given | examples.target).flatten(1).all(dim=1)
     usable = complete & rows.isfinite().all(dim=1)
     rows = torch.where(usable[:, None], rows, torch.zeros_like(rows))
-    factors = clipper.factors(torch.linalg.vector_norm(rows, dim=1)) * (1 - _MARGIN)
+    factors = clipper.factors(rows.square().sum(dim=1).sqrt()) * (1 - _MARGIN)
     return rows * factors[:, None]
 
 

@@ -9,12 +9,10 @@ checkpoint.safetensors  ledgers/CLIENT.sqlite  figures/  report.html
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import re
 import sys
 import time
-import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,6 +26,7 @@ from fedpriv.config import Scenario
 from fedpriv.errors import InputError
 from fedpriv.provenance import source_digest
 from fedpriv.reports.atomic import plain, read_json, replace_file, write_json, write_text
+from fedpriv.reports.checkpoints import Arrays, Checkpoint
 from fedpriv.reports.forecasts import ForecastExamples
 from fedpriv.reports.locking import FolderLock
 from fedpriv.reports.rows import Rows
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 Status = Literal["running", "done", "interrupted", "failed", "refused"]
 STATUSES: tuple[Status, ...] = ("running", "done", "interrupted", "failed", "refused")
-Arrays = dict[str, NDArray[Any]]
-Checkpoint = tuple[int, Arrays, dict[str, Any]]
 
 _PACKAGES = ("fedpriv", "flwr", "ray", "torch", "opacus", "dp-accounting", "diffusers", "numpy", "pandas", "pyarrow")
 _SYNC_EVERY = 10.0  # seconds between checkpoints that also survive a power cut
@@ -205,8 +202,8 @@ class RunFolder:
         """The last round that a resume need not repeat; 0 before the first checkpoint."""
         if self.finished:
             return self.scenario.federation.rounds
-        found = self._read_checkpoint()
-        return found[0] if found else 0
+        found = self._checkpoint()
+        return found.round if found else 0
 
     def checkpoint(self, round: int, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, object]) -> None:
         """Replaces the checkpoint: state after `round`, with the rows not yet in rounds.parquet.
@@ -216,58 +213,28 @@ class RunFolder:
             arrays: name -> array of any shape; safetensors keeps dtype and shape.
             meta: JSON-ready (floats keep every bit).
         """
-        from safetensors.numpy import save_file
-
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        header = {
-            "round": str(round),
-            "digest": self.scenario.digest(),
-            "crc32": str(_checksum(contiguous)),
-            "rows": json.dumps(self._rows.pending()),
-            "meta": json.dumps(dict(meta)),
-        }
         durable = time.monotonic() - self._synced > _SYNC_EVERY
-        replace_file(
-            self.path / "checkpoint.safetensors", lambda t: save_file(contiguous, t, metadata=header), durable=durable
-        )
+        found = Checkpoint(round, dict(arrays), dict(meta), self._rows.pending())
+        found.save(self.path / "checkpoint.safetensors", digest=self.scenario.digest(), durable=durable)
         if durable:
             self._synced = time.monotonic()
 
-    def load_checkpoint(self) -> Checkpoint | None:
+    def load_checkpoint(self) -> tuple[int, Arrays, dict[str, Any]] | None:
         """(round, arrays, meta) of the newest checkpoint, None without one; drops rows of later rounds.
 
         Raises:
             InputError: the file is damaged or belongs to another scenario.
         """
-        found = self._read_checkpoint()
+        found = self._checkpoint()
         if found is None:
             self._rows = Rows()
             return None
-        last_round, arrays, meta, pending = found
-        self._rows.restore(pending)
-        self._rows.drop_after(last_round)
-        return last_round, arrays, meta
+        self._rows.restore(found.rows)
+        self._rows.drop_after(found.round)
+        return found.round, found.arrays, found.meta
 
-    def _read_checkpoint(self) -> tuple[int, Arrays, dict[str, Any], list[list[object]]] | None:
-        from safetensors import SafetensorError, safe_open
-
-        path = self.path / "checkpoint.safetensors"
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                header: dict[str, str] = file.metadata()
-                arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no __iter__
-            if int(header["crc32"]) != _checksum(arrays):
-                raise ValueError("its checksum does not match")
-            if header["digest"] != self.scenario.digest():
-                raise ValueError("it belongs to another scenario")
-            return int(header["round"]), arrays, json.loads(header["meta"]), json.loads(header["rows"])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise InputError(
-                f"the checkpoint {path} cannot be used: {error}. Nothing was started; begin again in another folder "
-                "with --out (what the ledgers here have committed stays spent)."
-            ) from None
+    def _checkpoint(self) -> Checkpoint | None:
+        return Checkpoint.load(self.path / "checkpoint.safetensors", digest=self.scenario.digest())
 
     # ---- results ------------------------------------------------------------------------------
 
@@ -338,13 +305,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
-    total = 0
-    for name in sorted(arrays):
-        total = zlib.crc32(arrays[name].data if arrays[name].size else b"", zlib.crc32(name.encode(), total))
-    return total
 
 
 def _differences(old: Scenario, new: Scenario) -> str:

@@ -28,21 +28,18 @@ _PRIVATE = (
     ),
     (
         "Random-phase tiling",
-        "Each step draws a secret offset, cuts the calendar into disjoint windows there, and takes each with the "
+        "Each step draws an offset at random, cuts the calendar into disjoint windows there, and takes each with the "
         "sampling rate. A reading is in at most one window per step, which is what the accountant assumes.",
     ),
 )
 _ERRORS = (
     (
-        "MSE, MAE, CRPS",
-        "Of scaled values: minus the mean, divided by the standard deviation of the client's own training part, "
-        "so that a large and a small utility count the same. CRPS judges the whole forecast distribution; for a single "
-        "line it is the MAE. The scaling is used for scoring only, never for training.",
+        "MSE, MAE, RMSE, CRPS",
+        "Of scaled values: errors are divided by the standard deviation of the client's own training part, so that a "
+        "large and a small utility count the same. CRPS judges the whole forecast distribution; for a single line it "
+        "is the MAE. The scaling is used for scoring only, never for training.",
     ),
-    (
-        "RMSE and nMAE",
-        "RMSE is in the unit of the data. nMAE is the sum of absolute errors over the sum of absolute readings.",
-    ),
+    ("nMAE", "The sum of absolute errors over the sum of absolute readings, in the unit of the data."),
     ("Coverage 90 %", "Share of held-out readings between the 5 % and 95 % quantiles of the forecast. 90 % is right."),
     (
         "Seasonal naive and last value",

@@ -19,9 +19,10 @@ from fedpriv.reports.figures import MAX_CLIENTS, pictures
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import ladder_rows, promise_rows
 from fedpriv.reports.meanings import meanings
-from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, RunView, answer, number, small
+from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer, number, small
 from fedpriv.reports.template import PAGE, SCRIPT, STYLE
 
+_SHORT = 130  # characters that fit the narrow card of the label; longer entries stand below it, full width
 _DATASETS = {"eia930": "eia930", "pjm": "pjm", "ett": "ett", "sgsc": "sgsc10"}  # source -> registry
 
 
@@ -70,6 +71,7 @@ def render(view: RunView) -> str:
     """The page as text; writes the PNGs on the way."""
     import jinja2
 
+    promise = promise_rows(view.label) if view.private and view.label else []
     relations, rungs = ladder_rows(view.label) if view.private else ([], [])
     drawn = pictures(view, view.folder.path / "figures")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -83,7 +85,8 @@ def render(view: RunView) -> str:
         seeded=view.private and bool(view.label.get("seeded")),
         notes=_notes(view),
         tiles=_tiles(view),
-        promise=promise_rows(view.label) if view.private and view.label else [],
+        promise=[row for row in promise if len(row[1]) <= _SHORT],
+        fine_print=[row for row in promise if len(row[1]) > _SHORT],
         odds=_odds(view),
         relations=relations,
         rungs=rungs,
@@ -268,8 +271,12 @@ def _by_client(view: RunView) -> Grid:
 _TITLES = {
     "mse": "mean squared error of scaled values",
     "mae": "mean absolute error of scaled values",
-    "rmse": "root mean squared error, in the unit of the data",
+    "rmse": "square root of the MSE",
     "nmae": "sum of absolute errors / sum of absolute readings",
+    "energy-score": "the CRPS of whole windows",
+    "pinball": "mean loss of the forecast quantiles",
+    "wql": "weighted quantile loss, share of the sum of readings",
+    "coverage50": "share of readings inside the 50 % band",
     "crps": "continuous ranked probability score of scaled values",
     "coverage90": "share of readings inside the 90 % band",
 }
@@ -278,7 +285,7 @@ _TITLES = {
 def _metric_cell(metric: str, value: float | None) -> Cell:
     if value is None:
         return Cell("–", None)
-    text = _percent(value) if metric in ("nmae", "coverage90") else number(value)
+    text = _percent(value) if metric in SHARES else number(value)
     return Cell(text, value)
 
 

@@ -24,12 +24,24 @@ MODELS = {
     "ridge": "Ridge regression",
     "gaussian": "Gaussian",
 }
-METRICS = {"mse": "MSE", "mae": "MAE", "rmse": "RMSE", "nmae": "nMAE", "crps": "CRPS", "coverage90": "Coverage 90 %"}
+METRICS = {
+    "mse": "MSE",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "nmae": "nMAE",
+    "crps": "CRPS",
+    "energy-score": "Energy score",
+    "pinball": "Pinball",
+    "wql": "WQL",
+    "coverage50": "Coverage 50 %",
+    "coverage90": "Coverage 90 %",
+}
+SHARES = frozenset({"nmae", "wql", "coverage50", "coverage90"})  # shown in per cent
 UNITS = ("reading", "day", "week", "month", "meter")
 
 # The only metrics that the page may show over rounds. A list of what is allowed, so that a clip fraction or a
 # gradient norm that somebody wrote down by mistake cannot reach the page of a private run.
-SHOWN = frozenset({*METRICS, "epsilon", "epsilon_nominal", "pinball", "spectrum"})
+SHOWN = frozenset({*METRICS, "epsilon", "epsilon_nominal"})
 
 _MEANINGFUL = 30.0  # an epsilon above this says nothing that a person could rely on
 

@@ -156,6 +156,11 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 <tbody>{% for row in rungs %}<tr>{% for text in row %}<td>{{ text }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table>{% endif %}</div>
 </div>
+{% if fine_print %}<dl class="words">
+{% for term, text in fine_print %}
+<dt>{{ term }}</dt><dd>{{ text }}</dd>
+{% endfor %}
+</dl>{% endif %}
 {% endif %}
 
 {% if by_client.rows %}

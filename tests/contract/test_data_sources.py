@@ -34,6 +34,7 @@ def test_roster_and_clients_agree(scenario):
         meters, steps, channels = client.values.shape
         assert client.name == name and client.step == people.step and client.unit == people.unit
         assert (len(client.meters), len(client.channels)) == (meters, channels) and len(client.index) == steps
+        assert client.channels == people.channels and client.num_meters == meters
         assert client.values.dtype == np.float32 and not client.values.flags.writeable
         assert not np.isinf(client.values).any() and np.isfinite(client.values).any()
         window = scenario.task.window

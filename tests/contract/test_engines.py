@@ -109,7 +109,7 @@ GROUPS = {
     "modulation": lambda n: ".modulate." in n,
     "first": lambda n: n.startswith(("embed", "positions", "time")),
     "last block": lambda n: n.startswith("blocks.1"),
-    "raw": lambda n: n.startswith(("positions", "scale")),
+    "raw": lambda n: n.startswith(("positions", "scale", "gain")),
 }
 
 

@@ -33,12 +33,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Public facts of a source, for labels, reports and the shape of the model."""
+    """Public facts of a source, for labels and reports."""
 
     licence: str
     citation: str
     unit: str
-    channels: tuple[str, ...] = ("load",)
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,10 @@ class Source(Protocol):
 
     def step(self, config: DataConfig) -> pd.Timedelta:
         """Step of the published series."""
+        ...
+
+    def channels(self, config: DataConfig) -> tuple[str, ...]:
+        """Names of the channels that every client has; a public fact (the model's shape follows from it)."""
         ...
 
     def parts(self, config: DataConfig) -> Parts | None:

@@ -63,12 +63,21 @@ class CsvSource:
 
     def step(self, config: DataConfig) -> pd.Timedelta:
         """From the first stamps of the first file; stamps only, no reading is looked at."""
-        path = _path(config)
-        first = _files(path)[0] if path.is_dir() else path
+        first = _first_file(config)
         time = time_column_of(first, config.time_column)
         stamps = read_columns(first, [time], rows=_STAMPS_FOR_STEP)[time]
         index, _ = parse_stamps(stamps, where=f"file {first}")
         return infer_step(index, where=f"file {first}")
+
+    def channels(self, config: DataConfig) -> tuple[str, ...]:
+        """The named channels; else the column of readings (long), else one called `value` (wide)."""
+        if config.channels:
+            return config.channels
+        if not config.client_column:
+            return ("value",)
+        path = _first_file(config)
+        time = time_column_of(path, config.time_column)
+        return (value_column_of(path, time, config.client_column, config.value_column),)
 
     def parts(self, config: DataConfig) -> Parts | None:
         """None: by fractions."""
@@ -121,6 +130,11 @@ def _path(config: DataConfig) -> Path:
     if config.channels and path.is_file():
         require_columns(config.channels, header(path), where=f"file {path}")
     return path
+
+
+def _first_file(config: DataConfig) -> Path:
+    path = _path(config)
+    return _files(path)[0] if path.is_dir() else path
 
 
 def _ids_are_clients(config: DataConfig) -> bool:

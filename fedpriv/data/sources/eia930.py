@@ -57,6 +57,10 @@ class Eia930Source:
         """One hour."""
         return HOUR
 
+    def channels(self, config: DataConfig) -> tuple[str, ...]:
+        """Demand."""
+        return ("demand",)
+
     def parts(self, config: DataConfig) -> Parts:
         """Train 2020 to 2022, validation 2023, test 2024."""
         return Parts("2023-01-01", "2024-01-01")

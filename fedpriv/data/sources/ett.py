@@ -27,7 +27,7 @@ class EttSource:
     def facts(self, config: DataConfig) -> Facts:
         """Licence, citation, unit."""
         known = dataset(_KEY)
-        return Facts(known.licence, known.citation, known.unit, _CHANNELS)
+        return Facts(known.licence, known.citation, known.unit)
 
     def known(self, config: DataConfig) -> Sequence[str]:
         """All four files, of which one per station may be used.
@@ -54,6 +54,10 @@ class EttSource:
         else:
             quarterly = bool(config.frequency) and parse_step(config.frequency) < HOUR
         return QUARTER_HOUR if quarterly else HOUR
+
+    def channels(self, config: DataConfig) -> tuple[str, ...]:
+        """Six loads and the oil temperature."""
+        return _CHANNELS
 
     def parts(self, config: DataConfig) -> Parts:
         """The customary 12, 4 and 4 months of 30 days; the rest is unused."""

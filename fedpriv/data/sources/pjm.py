@@ -55,6 +55,10 @@ class PjmSource:
         """One hour."""
         return HOUR
 
+    def channels(self, config: DataConfig) -> tuple[str, ...]:
+        """Load."""
+        return ("load",)
+
     def parts(self, config: DataConfig) -> Parts:
         """Train to July 2016, validation to July 2017, test after."""
         return Parts("2016-08-01", "2017-08-01")

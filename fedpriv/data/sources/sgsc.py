@@ -52,6 +52,10 @@ class SgscSource:
         """Half an hour."""
         return HALF_HOUR
 
+    def channels(self, config: DataConfig) -> tuple[str, ...]:
+        """Energy."""
+        return ("energy",)
+
     def parts(self, config: DataConfig) -> Parts | None:
         """None: households have different spans, so the split is by fractions."""
         return None

@@ -61,6 +61,10 @@ class SyntheticSource:
         """One hour."""
         return HOUR
 
+    def channels(self, config: DataConfig) -> tuple[str, ...]:
+        """Load."""
+        return ("load",)
+
     def parts(self, config: DataConfig) -> Parts | None:
         """None: by fractions."""
         return None

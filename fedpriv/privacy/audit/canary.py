@@ -208,7 +208,7 @@ def releases(
     *,
     sampling: PrivacyRng,
     noise: PrivacyRng,
-):  # noqa: ANN201
+):
     """Yields every released sum over the clipping bound, [P]: the walk of `training`, with canaries for data."""
     sampler = mechanism.sampler
     assert isinstance(sampler, Sampler)

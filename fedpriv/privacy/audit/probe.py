@@ -20,6 +20,8 @@ TIMES = 16  # diffusion times of the probe
 class Positions(nn.Module):
     """Adds a learned vector to each token."""
 
+    per_sample_kind = "additive"
+
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros(tokens, width))  # [N, D]
@@ -32,6 +34,8 @@ class Positions(nn.Module):
 class Scale(nn.Module):
     """Multiplies each channel by exp(p)."""
 
+    per_sample_kind = "broadcast"
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.raw = nn.Parameter(torch.zeros(channels))  # [C]
@@ -39,6 +43,18 @@ class Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, C] -> [B, L, C]."""
         return x * self.raw.exp()
+
+
+class Gain(nn.Module):
+    """Multiplies each channel by 1 + p; declares no rule, as a module that the engines have not met."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.zeros(channels))  # [C]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, C] -> [B, L, C]."""
+        return x * (1 + self.raw)
 
 
 class Block(nn.Module):
@@ -80,7 +96,7 @@ class Probe(nn.Module):
         self.condition = nn.Linear(width, width)
         self.blocks = nn.ModuleList(Block(width, 2) for _ in range(depth))
         self.output = nn.Linear(width, patch * channels)
-        self.scale = Scale(channels)
+        self.scale, self.gain = Scale(channels), Gain(channels)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -93,7 +109,7 @@ class Probe(nn.Module):
         condition = functional.silu(self.condition(self.time(time)))  # [B, D]
         for block in self.blocks:
             x = block(x, condition)
-        return self.scale(self.output(x).reshape(rows, length, self.channels))
+        return self.gain(self.scale(self.output(x).reshape(rows, length, self.channels)))
 
 
 def probe_loss(model: nn.Module, examples: Examples, draws: Draws) -> Tensor:

@@ -149,7 +149,7 @@ class GhostEngine:
             factors = torch.where(sure, row_factors(clipper, norms), 0.0)
             weights = Weights(factors.to(total.dtype), None if bool(sure.all()) else sure)
             flat = self._layout.views(total)
-            for i, term in terms.items():
+            for i, term in reversed(terms.items()):  # the last one measured is still in the cache
                 names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
                 term.add_weighted(weights, {local: flat[full] for local, full in names})
             unsure: list[int] = torch.nonzero(~sure).flatten().tolist()

@@ -218,17 +218,42 @@ def _additive(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
     return {name: flat.sum_to_size(rows, *p.shape)}
 
 
-def _generic(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
-    """Any one-input module: a copy of its parameters for each row, and its own backward pass."""
-    own = dict(module.named_parameters(recurse=False))
+def _copies(module: nn.Module, rows: int) -> dict[str, Tensor]:
+    """{name: [R, *shape]}: the module's own parameters once for each row, ready to be differentiated."""
+    own = module.named_parameters(recurse=False)
+    return {name: p.detach().expand(rows, *p.shape).clone().requires_grad_() for name, p in own}
+
+
+def _broadcast(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
+    """A module that combines its parameters with its input elementwise: it takes one copy for each model row."""
+    rows, each = a.shape[0], a.shape[1]
     with torch.enable_grad():
-        copies = {n: p.detach().expand(a.shape[0], *p.shape).clone().requires_grad_() for n, p in own.items()}
-        out = vmap(lambda values, x: functional_call(module, values, (x,)))(copies, a)
-        return dict(zip(own, torch.autograd.grad(out, list(copies.values()), g), strict=True))
+        copies = _copies(module, rows)
+        axes = a.dim() - 1  # of the input of the module, [R G, ...]
+        spread = {
+            name: p.repeat_interleave(each, dim=0).reshape(-1, *(1,) * max(axes - p.dim(), 0), *p.shape[1:])
+            for name, p in copies.items()
+        }
+        out: Tensor = functional_call(module, spread, (a.flatten(0, 1),))
+        return dict(zip(copies, torch.autograd.grad(out, list(copies.values()), g.flatten(0, 1)), strict=True))
+
+
+def _generic(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
+    """Any one-input module: a copy of its parameters for each row, and its own backward pass, under vmap."""
+
+    def run(values: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(module, values, (x,))
+
+    with torch.enable_grad():
+        copies = _copies(module, a.shape[0])
+        out = vmap(run)(copies, a)
+        return dict(zip(copies, torch.autograd.grad(out, list(copies.values()), g), strict=True))
 
 
 _PER_SAMPLE: dict[type[nn.Module], PerSample] = {nn.LayerNorm: _layer_norm, nn.Embedding: _embedding}
-_KINDS: dict[str, PerSample] = {"additive": _additive, "generic": _generic}
+_KINDS: dict[str, PerSample] = {"additive": _additive, "broadcast": _broadcast, "generic": _generic}
+"""What a module may declare as its `per_sample_kind`. additive: x + p. broadcast: p meets x elementwise only, so that a
+leading axis on p does no harm. generic, the default: any one-input module, somewhat slower."""
 
 
 def register_rule(kind: type[nn.Module], rule: PerSample) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 
 from clients import client_app
@@ -49,10 +47,10 @@ def tiny(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run_inline():
-    """`run_inline(scenario, app=..., resume=...)` -> (model, folder): the federation without its write-up."""
+    """`run_inline(scenario, app=..., folder=...)` -> (model, folder): the federation without its write-up."""
 
-    def run(scenario, *, app=client_app.app, resume=False, listener=None, clients=3):
-        folder = RunFolder.create(scenario.run.out, scenario, resume=resume)
+    def run(scenario, *, app=client_app.app, folder=None, resume=False, listener=None, clients=3):
+        folder = folder or RunFolder.create(scenario.run.out, scenario, resume=resume)
         grid = InlineGrid(app, clients, scenario.flat())
         try:
             return federation(grid, scenario, folder, listener=listener), folder
@@ -63,6 +61,12 @@ def run_inline():
 
 
 @pytest.fixture
-def fingerprint():
-    """Hex digest of an array's bytes: equal only when every bit is."""
-    return lambda array: hashlib.sha256(array.tobytes()).hexdigest()
+def kept():
+    """`kept(scenario)` -> (round, model) of the checkpoint."""
+
+    def read(scenario):
+        found = RunFolder.open(scenario.run.out).load_checkpoint()
+        assert found is not None
+        return found[0], found[1]["model"]
+
+    return read

@@ -146,6 +146,7 @@ def test_csv_long_names_are_scanned_only_if_not_given(tmp_path, frame):
     given = scenario("csv", clients=["south"], **options)
     assert roster(given).names == ("south",) and not any("scan" in t for t in roster(given).simulated_public)
     assert load_client(given, "south").values[0, 5, 0] == 10
+    assert roster(given).channels == load_client(given, "south").channels == ("v",)
     absent = scenario("csv", clients=["west"], **options)
     assert roster(absent).names == ("west",)
     with pytest.raises(InputError, match="no rows with who=west"):
@@ -287,6 +288,12 @@ def test_pjm_is_sorted_repaired_and_cut(monkeypatch, tmp_path):
 def test_pjm_files_that_are_no_clients(name):
     with pytest.raises(InputError, match=f"{name} cannot be a client"):
         roster(scenario("pjm", clients=[name]))
+
+
+def test_channels_are_known_before_any_reading():
+    assert roster(scenario("ett", channels=["OT", "HUFL"])).channels == ("OT", "HUFL")
+    with pytest.raises(InputError, match="source ett has no channel 'OTT'; the nearest is 'OT'"):
+        roster(scenario("ett", channels=["OTT"]))
 
 
 def test_ett_resolutions():

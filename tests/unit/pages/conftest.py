@@ -12,6 +12,7 @@ import pytest
 from fedpriv.config import Scenario
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.forecasts import ForecastExamples
+from fedpriv.reports.page import write_report
 
 UTILITIES = ("PJM-AE", "PJM-DOM", "MISO-0001", "CISO-PGAE", "ERCO-COAS", "NYIS-ZONJ", "ISNE-4004", "SWPP-OKGE")
 
@@ -148,6 +149,15 @@ def examples_of(clients: tuple[str, ...], rng: np.random.Generator) -> ForecastE
         baseline=series[:, context - 24 : context],
         unit="MW",
     )
+
+
+@pytest.fixture(scope="session")
+def written_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run with its page; drawn once, for tests that only read."""
+    folder = RunFolder.create(tmp_path_factory.mktemp("written") / "run", scenario_of())
+    fill(folder)
+    write_report(folder.path)
+    return folder
 
 
 @pytest.fixture

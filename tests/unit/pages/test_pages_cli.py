@@ -234,6 +234,65 @@ def test_version(capsys) -> None:
     assert capsys.readouterr().out == f"fedpriv {fedpriv.__version__}\n"
 
 
+# ---- plan and simulate ------------------------------------------------------------------------------
+
+SMALL = ["--set", "federation.rounds=2", "--set", "evaluation.windows=4", "--set", "evaluation.samples=4"]
+SMALL += ["--set", "partition.clients=2", "--set", "data.days=120"]
+
+
+def test_plan_says_noise_ladder_and_what_would_help(capsys) -> None:
+    words = ["plan", "--meters", "40", "--days", "90", "--set", "federation.rounds=20"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (only,) = found["plans"]
+    assert only["now"]["epsilon"] == pytest.approx(8.0, abs=0.02) and only["now"]["epsilon"] <= 8.0
+    rungs = only["ladders"]["zero-out"]
+    assert rungs["reading"] < rungs["day"] < rungs["week"]
+    assert only["cost_per_round"]["bytes_each_way"] == 4 * only["parameters"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "twice the meters" in said and "epsilon for one" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "privacy.enabled=false"], "nothing to plan"),
+        (["--meters", "3"], "go together"),
+        (["--set", "federation.local_steps=0"], "local_steps"),
+    ],
+)
+def test_plan_refuses_what_it_cannot_plan(words: list[str], said: str, capsys) -> None:
+    assert main(["plan", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_simulate_json_resume_and_a_second_start(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    words = ["simulate", *SMALL, "--out", str(out)]
+    assert main([*words, "--json"]) == 0
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
+    assert summary["status"] == "done" and summary["rounds"]["done"] == 2
+    assert summary["privacy"]["max_epsilon"] <= 8.0
+    assert Path(summary["report"]).exists()
+    assert "2 clients, 2 rounds" in said.err
+    assert main(words) == 2
+    assert "this very run, finished" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    assert "Report:" in capsys.readouterr().out
+    assert main(["ledger", "verify", str(out)]) == 0
+
+
+def test_a_run_over_budget_is_refused_with_exit_3(tmp_path: Path, capsys) -> None:
+    words = ["simulate", *SMALL, "--set", "privacy.noise_multiplier=0.3", "--out", str(tmp_path / "run")]
+    assert main(words) == 3
+    said = capsys.readouterr()
+    assert "budget" in said.err and "Traceback" not in said.err
+    assert said.out == ""
+    assert RunFolder.open(tmp_path / "run").status["status"] == "refused"
+
+
 # ---- ledgers ----------------------------------------------------------------------------------------
 
 

@@ -62,8 +62,8 @@ def read(path: Path) -> tuple[str, Reader]:
     return html, reader
 
 
-def test_the_page_is_whole_and_self_contained(finished_run: RunFolder) -> None:
-    html, reader = read(write_report(finished_run.path))
+def test_the_page_is_whole_and_self_contained(written_run: RunFolder) -> None:
+    html, reader = read(written_run.path / "report.html")
     assert len(set(reader.ids)) == len(reader.ids), "ids are unique over all inlined pictures"
     for link in reader.links:
         assert link == "data:," or (link.startswith("#") and link[1:] in reader.ids), link
@@ -76,8 +76,8 @@ def test_the_page_is_whole_and_self_contained(finished_run: RunFolder) -> None:
         assert "#f0e1" not in svg, "every stand-in colour was replaced"
 
 
-def test_the_page_begins_with_the_answer(finished_run: RunFolder) -> None:
-    _, reader = read(write_report(finished_run.path))
+def test_the_page_begins_with_the_answer(written_run: RunFolder) -> None:
+    _, reader = read(written_run.path / "report.html")
     text = " ".join(" ".join(reader.text).split())
     assert "Private training beat the seasonal naive forecast on 7 of 8 clients: 14.4 % less error on average" in text
     assert "epsilon at most 7.96 for one reading (9.81 for one day, 19.4 for one week), at delta 1e-5" in text
@@ -87,11 +87,10 @@ def test_the_page_begins_with_the_answer(finished_run: RunFolder) -> None:
     assert text.index("Private training beat") < text.index("What is promised")
 
 
-def test_pictures_decode(finished_run: RunFolder) -> None:
-    write_report(finished_run.path)
-    names = sorted(path.stem for path in (finished_run.path / "figures").glob("*.png"))
+def test_pictures_decode(written_run: RunFolder) -> None:
+    names = sorted(path.stem for path in (written_run.path / "figures").glob("*.png"))
     assert names == ["clients", "commitments", "epsilon", *(f"example-{i}" for i in range(1, 5)), "ladder", "rounds"]
-    for path in (finished_run.path / "figures").glob("*.png"):
+    for path in (written_run.path / "figures").glob("*.png"):
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             image.load()
             assert image.size[0] > 600
@@ -147,8 +146,8 @@ def test_many_clients_fit(make_run: Callable[..., RunFolder]) -> None:
         assert image.size[1] < 6 * image.size[0]
 
 
-def test_the_summary_is_strict_json_and_stable(finished_run: RunFolder) -> None:
-    summary = run_summary(finished_run.path)
+def test_the_summary_is_strict_json_and_stable(written_run: RunFolder) -> None:
+    summary = run_summary(written_run.path)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     reduction = summary["comparison"].pop("reduction")
     assert reduction == pytest.approx(0.144218, rel=1e-4)
@@ -194,8 +193,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_real_browser_sorts_the_table_and_reports_no_errors(finished_run: RunFolder, tmp_path: Path) -> None:
-    page = write_report(finished_run.path)
+def test_a_real_browser_sorts_the_table_and_reports_no_errors(written_run: RunFolder, tmp_path: Path) -> None:
+    page = written_run.path / "report.html"
     probe = """<script>
     const head = [...document.querySelectorAll('table.sortable th')].find(h => h.textContent.includes('against naive'));
     const first = () => document.querySelector('table.sortable tbody tr td').textContent;
