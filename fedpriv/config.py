@@ -13,7 +13,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,7 +27,7 @@ def _as_list(value: object) -> object:
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("["):
-            return json.loads(text)
+            return _json(text)
         return [part.strip() for part in text.split(",") if part.strip()]
     return value
 
@@ -37,10 +37,17 @@ def _as_table(value: object) -> object:
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("{"):
-            return json.loads(text)
+            return _json(text)
         pairs = [part.partition("=") for part in text.split(",") if part.strip()]
         return {key.strip(): _scalar(raw.strip()) for key, _, raw in pairs}
     return value
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
 
 
 def _scalar(text: str) -> Scalar:
@@ -401,7 +408,8 @@ def _to_scalar(value: object) -> Scalar:
 def _dotted(changes: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for key, value in changes.items():
         if isinstance(value, Mapping) and "." not in key:
-            for inner, leaf in value.items():
+            section = cast("Mapping[str, object]", value)
+            for inner, leaf in section.items():
                 yield f"{key}.{inner}", leaf
         else:
             yield key, value
@@ -412,9 +420,11 @@ def _assign(nested: dict[str, dict[str, Any]], dotted: str, value: object) -> No
     parts = dotted.split(".")
     # Tables such as privacy.clipper_options take one level more: privacy.clipper_options.r=0.1
     if len(parts) == 3 and f"{parts[0]}.{parts[1]}" in ("privacy.clipper_options", "strategy.options"):
-        table = _as_table(nested[parts[0]][parts[1]])
-        assert isinstance(table, dict)
-        nested[parts[0]][parts[1]] = {**table, parts[2]: value}
+        try:
+            table = _as_table(nested[parts[0]][parts[1]])
+        except ValueError as error:
+            raise InputError(f"{parts[0]}.{parts[1]} is {error}. Nothing was started.") from None
+        nested[parts[0]][parts[1]] = {**(table if isinstance(table, dict) else {}), parts[2]: value}
         return
     if dotted not in known:
         near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.0)[0]
@@ -432,5 +442,3 @@ def _validated(nested: Mapping[str, object]) -> Scenario:
             shown = f"={e['input']!r}" if isinstance(e["input"], str | int | float | bool) else ""
             problems.append(f"{where}{shown}: {e['msg'].removeprefix('Value error, ')}")
         raise InputError("the scenario is not valid: " + "; ".join(problems) + ". Nothing was started.") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"a list or table in the scenario is not valid JSON ({error}); nothing was started.") from None

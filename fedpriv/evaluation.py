@@ -102,9 +102,7 @@ def evaluate(
         point = point_forecast(model, on_device, scenario.diffusion).cpu()
         drawn = None
         if samples:
-            drawn = sample(
-                model, on_device, count=samples, diffusion=scenario.diffusion, generator=generator
-            ).cpu()
+            drawn = sample(model, on_device, count=samples, diffusion=scenario.diffusion, generator=generator).cpu()
         parts[MODEL].append(score(truth, point, drawn, some.target, scale))
         for name in BASELINES:
             band = make_baseline(name, some, period=period)

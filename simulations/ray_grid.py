@@ -16,7 +16,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 from fedpriv.messages import Refusal
@@ -29,6 +31,36 @@ _SINGLE_THREAD = {
 }
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 _PASSED_ON = ("FEDPRIV_DATA_DIR", "FEDPRIV_CACHE_DIR")
+
+
+# A model on its way through the object store: name of the record, then (key, dtype, shape, kind, bytes as uint8 [n])
+# for each array. Ray copies NumPy buffers once and maps them at the other end; bytes inside a pickled Message it
+# copies four times.
+Packed = tuple[str, list[tuple[str, str, tuple[int, ...], str, NDArray[np.uint8]]]]
+
+
+def split(message: Message) -> tuple[Message, str, ArrayRecord | None]:
+    """The message without its one ArrayRecord, the record's name, and the record; as it is when there is none."""
+    if not message.has_content():
+        return message, "", None
+    models = [(name, record) for name, record in message.content.items() if isinstance(record, ArrayRecord)]
+    if not models:
+        return message, "", None
+    ((name, model),) = models
+    rest = RecordDict({n: record for n, record in message.content.items() if n != name})
+    return Message(content=rest, metadata=message.metadata), name, model  # pyright: ignore[reportCallIssue]
+
+
+def pack(name: str, record: ArrayRecord) -> Packed:
+    """For the object store; no copy."""
+    return name, [
+        (key, a.dtype, tuple(a.shape), a.stype, np.frombuffer(a.data, dtype=np.uint8)) for key, a in record.items()
+    ]
+
+
+def unpack(packed: Packed) -> ArrayRecord:
+    """What `pack` was given; one copy."""
+    return ArrayRecord({key: Array(dtype, shape, kind, data.tobytes()) for key, dtype, shape, kind, data in packed[1]})
 
 
 class _Worker:
@@ -49,16 +81,17 @@ class _Worker:
         """The process id, once everything is imported."""
         return os.getpid()
 
-    def handle(self, message: Message, shared: tuple[str, int, list[Any]] | None) -> Message:
+    def handle(self, message: Message, shared: tuple[str, int, list[Any]] | None) -> tuple[Message, Packed | None]:
         """Runs the ClientApp; `shared` is (record name, serial, [reference]) of the model that goes with it."""
         if shared is not None:
             import ray
 
             name, serial, (reference,) = shared
             if self._cached is None or self._cached[0] != serial:
-                self._cached = (serial, cast(ArrayRecord, ray.get(reference)))
+                self._cached = (serial, unpack(cast(Packed, ray.get(reference))))
             message.content[name] = self._cached[1]
-        return self._app(message, self._contexts[message.metadata.dst_node_id])
+        light, name, model = split(self._app(message, self._contexts[message.metadata.dst_node_id]))
+        return light, None if model is None else pack(name, model)
 
 
 class RayGrid(SimulatedGrid):
@@ -199,15 +232,12 @@ class RayGrid(SimulatedGrid):
         """The message without its model, and where the model is: pickling it per client would copy it K times."""
         import ray
 
-        models = [(n, r) for n, r in message.content.items() if isinstance(r, ArrayRecord)]
-        if not models:
+        light, name, record = split(message)
+        if record is None:
             return message, None
-        ((name, record),) = models
         if self._shared is None or self._shared[0] is not record:
             self._serial += 1
-            self._shared = (record, self._serial, ray.put(record))
-        rest = RecordDict({n: r for n, r in message.content.items() if n != name})
-        light = Message(content=rest, metadata=message.metadata)  # pyright: ignore[reportCallIssue]
+            self._shared = (record, self._serial, ray.put(pack(name, record)))
         # Inside a list a reference is passed as it is; the actor fetches it once per model, not once per message.
         return light, (name, self._shared[1], [self._shared[2]])
 
@@ -241,7 +271,10 @@ class RayGrid(SimulatedGrid):
         from ray.exceptions import RayActorError, RayError, RayTaskError
 
         try:
-            return cast(Message, ray.get(reference)), True
+            reply, packed = cast("tuple[Message, Packed | None]", ray.get(reference))
+            if packed is not None:
+                reply.content[packed[0]] = unpack(packed)
+            return reply, True
         except RayTaskError:
             # Our ClientApp answers everything with a code; another app's exception text is not passed on either.
             return Refusal.INTERNAL.to_message(message), True

@@ -23,6 +23,9 @@ Delta = NDArray[np.float64]
 State = Mapping[str, NDArray[Any]]
 
 
+_BLOCK = 16_384  # entries summed at a time: they stay in the cache over all clients
+
+
 class ServerOptimizer(Protocol):
     """Turns the mean difference of a round into the next model."""
 
@@ -49,12 +52,16 @@ def mean_delta(model: Flat, updates: Sequence[Flat], weights: Sequence[float] | 
     if len(weights) != len(updates) or any(not 0 < w < math.inf for w in weights):
         raise ValueError(f"{len(weights)} weights for {len(updates)} updates; all must be positive")
     total = np.zeros(model.shape, dtype=np.float64)
-    difference = np.empty(model.shape, dtype=np.float64)
-    for update, weight in zip(updates, weights, strict=True):
-        np.subtract(update, model, out=difference, dtype=np.float64)
-        if weight != 1.0:
-            difference *= weight
-        total += difference
+    difference = np.empty(_BLOCK, dtype=np.float64)
+    for begin in range(0, model.size, _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        start, sums = model[part], total[part]
+        out = difference[: sums.size]
+        for update, weight in zip(updates, weights, strict=True):
+            np.subtract(update[part], start, out=out, dtype=np.float64)
+            if weight != 1.0:
+                out *= weight
+            sums += out
     total /= math.fsum(weights)
     return total
 

@@ -32,7 +32,7 @@ def show(path: Where, as_json: Json = False) -> None:
       fedpriv ledger show runs/eia-8
     """
     from fedpriv.cli.text import table
-    from fedpriv.reports.tables import number, small
+    from fedpriv.reports.tables import at_most, number, small
 
     entries = [_summary(file) for file in _ledgers(path)]
     if as_json:
@@ -46,8 +46,8 @@ def show(path: Where, as_json: Json = False) -> None:
             e["relation"],
             small(e["delta"]),
             number(e["budget_epsilon"]),
-            number(e["committed"]),
-            number(e["nominal"]),
+            at_most(e["committed"]),
+            at_most(e["nominal"]),
             f"{e['steps_spent']} of {e['steps_total']}",
             e["contracts"],
             e["mode"],
@@ -115,7 +115,7 @@ def label(path: Where, as_json: Json = False) -> None:
     from fedpriv.privacy.label import build_label
     from fedpriv.reports.folder import RunFolder
     from fedpriv.reports.label_card import promise_rows
-    from fedpriv.reports.tables import number
+    from fedpriv.reports.tables import at_most
 
     files = _ledgers(path)
     try:
@@ -127,7 +127,7 @@ def label(path: Where, as_json: Json = False) -> None:
         state.emit(found)
         return
     rows = promise_rows(found)
-    rung = ", ".join(f"{unit} {number(value)}" for unit, value in found["ladder"].items())
+    rung = ", ".join(f"{unit} {at_most(value)}" for unit, value in found["ladder"].items())
     rows.insert(3, ("Ladder", rung))
     state.say(table(("term", "what is promised"), rows))
 

@@ -145,7 +145,7 @@ def _as_json(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, P
 
 def _print(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, Plan]]) -> None:
     from fedpriv.cli.text import table
-    from fedpriv.reports.tables import number, small
+    from fedpriv.reports.tables import at_most, number, small
 
     privacy, federation = scenario.privacy, scenario.federation
     _, first, made = plans[0]
@@ -156,7 +156,7 @@ def _print(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, Pla
         f"{scenario.task.window} steps, {first.num_parameters:,} trained parameters.\n"
     )
     relations = list(made.ladders)
-    rungs = [(unit, *(number(made.ladders[r].get(unit)) for r in relations)) for unit in made.ladders[relations[0]]]
+    rungs = [(unit, *(at_most(made.ladders[r].get(unit)) for r in relations)) for unit in made.ladders[relations[0]]]
     state.say(table(("epsilon for one", *relations), rungs) + "\n")
     rows = [
         (

@@ -35,6 +35,11 @@ class Design(Protocol):
         """How many of the outputs are forecast; further ones only measure what is left over."""
         ...
 
+    @property
+    def constant(self) -> float:
+        """Value of the constant input."""
+        ...
+
     def inputs(self, examples: Examples) -> Tensor:
         """[B, C, n, r, p] float64; the last input is a constant. Looks at given entries only."""
         ...
@@ -117,6 +122,11 @@ class LagDesign:
     def shape(self) -> tuple[int, int, int]:
         """One block."""
         return 1, self.context + 1, self.scored + (1 if 0 < self.cosines < self.horizon else 0)
+
+    @property
+    def constant(self) -> float:
+        """1."""
+        return 1.0
 
     @property
     def lag_weights(self) -> Tensor:
@@ -204,6 +214,11 @@ class ProfileDesign:
     def shape(self) -> tuple[int, int, int]:
         """(blocks, p, 1)."""
         return self.blocks, 10 if self.weekend_shift is None else 13, 1
+
+    @property
+    def constant(self) -> float:
+        """Its public scale."""
+        return _PROFILE_SCALES[-1]
 
     def _weekend(self, examples: Examples) -> Tensor:
         """[B, H] float64: weekend status of the step minus that of the day its baseline is from."""

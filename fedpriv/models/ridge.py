@@ -47,15 +47,22 @@ class RidgeOptions:
         ridge: see `rule`.
         clamp: eigenvalues of the joint moment matrix are raised to this many noise units.
         smooth: noise units on the squared difference of coefficients between neighbouring blocks.
-        bands: `features`: the variance of a window's residual is proportional to the size of its inputs, so calm
-            windows get narrow bands; `constant`: the same for all.
+        band_share: how far the residual variance of a window follows the mean square of its inputs: 0 not at all (the
+            same bands for all), 1 in proportion (calm windows get narrow bands).
     """
 
     rule: Literal["fixed", "adassp"] = "fixed"
     ridge: float = 0.5
     clamp: float = 0.5
     smooth: float = 16.0
-    bands: Literal["features", "constant"] = "features"
+    band_share: float = 0.7
+
+    def __post_init__(self) -> None:
+        """Checks the public constants."""
+        if self.rule not in ("fixed", "adassp"):
+            raise InputError(f"ridge rule {self.rule!r} is neither fixed nor adassp; nothing was fitted.")
+        if not (min(self.ridge, self.clamp, self.smooth) >= 0 and 0 <= self.band_share <= 1):
+            raise InputError(f"{self} must be >= 0, with band_share in [0, 1]; nothing was fitted.")
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,24 @@ class RidgeModel:
     Attributes:
         design: public feature map.
         coefficients: [n, p, m] float64.
-        variance: [n, m] float64: residual variance of outputs, per unit of `_reference`.
-        bands: see `RidgeOptions`.
+        variance: [n, m] float64: residual variance of outputs in a window with inputs of typical size.
+        typical: [n] float64: typical mean square of an equation's inputs.
+        band_share: see `RidgeOptions`.
     """
 
     design: Design
     coefficients: Tensor
     variance: Tensor
-    bands: Literal["features", "constant"]
+    typical: Tensor
+    band_share: float
 
     def forecast(self, examples: Examples) -> Band:
         """Mean and standard deviation of every entry in physical units; given entries as read, with 0."""
         inputs = self.design.inputs(examples)
         residual = self.design.expand(inputs @ self.coefficients).transpose(1, 2)  # [B, H, C]
-        reference = _reference(inputs, self.bands)[..., None]
-        variance = self.design.expand_variance(reference * self.variance[:, None, :]).transpose(1, 2)
+        size = inputs.square().sum(dim=-1).mean(dim=-1) / self.typical  # [B, C, n]: 1 on average
+        relative = (self.band_share * size + 1.0 - self.band_share)[..., None, None].expand(*inputs.shape[:-1], 1)
+        variance = self.design.expand_variance(relative * self.variance[:, None, :]).transpose(1, 2)
         horizon = residual.shape[1]
         point, stddev = examples.baseline.double().clone(), torch.zeros_like(examples.baseline, dtype=torch.float64)
         point[:, -horizon:] += residual
@@ -90,16 +100,6 @@ class RidgeModel:
             point=(point * examples.scale + examples.loc).to(examples.values.dtype),
             stddev=(stddev * examples.scale).to(examples.values.dtype),
         )
-
-
-def _reference(inputs: Tensor, bands: str) -> Tensor:
-    """[B, C, n, r] what residual variances are measured against; in expectation also found in the input moments.
-
-    `features`: mean square of the block's inputs, the same for its equations. `constant`: square of the constant.
-    """
-    if bands == "constant":
-        return inputs[..., -1].square()
-    return inputs.square().sum(dim=-1).mean(dim=-1, keepdim=True).expand(inputs.shape[:-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +166,13 @@ class RidgeBaseline:
         noise[:, self.design.scored :] = 0.0
         naive = raw[:, p:, p:].diagonal(dim1=-2, dim2=-1)
         rest = torch.minimum(rest + 2.0 * noise * inverse[:, None], naive.clamp(min=0.0))  # the baseline's own at most
-        weight = raw[:, p - 1, p - 1] if self.options.bands == "constant" else _trace(raw[:, :p, :p])
-        variance = rest / weight.clamp(min=max(tiny, stddev))[:, None]
-        # of pure noise nothing can be known: then the bands are those of the baseline with unit residuals
-        usable = variance.isfinite() & (variance > 0)
-        pooled = rest.sum(dim=0).clamp(min=0.0) / weight.sum().clamp(min=tiny)
-        return RidgeModel(self.design, coefficients, torch.where(usable, variance, pooled), self.options.bands)
+        # the constant counts equations; of pure noise nothing can be known, so no count is below one noise unit
+        equations = raw[:, p - 1, p - 1].clamp(min=max(tiny, stddev)) / self.design.constant**2  # [n]
+        typical = (raw[:, :p, :p].diagonal(dim1=-2, dim2=-1).sum(dim=-1) / equations).clamp(min=self.design.constant**2)
+        variance = rest / equations[:, None]
+        pooled = rest.sum(dim=0).clamp(min=0.0) / equations.sum()
+        variance = torch.where(variance.isfinite() & (variance > 0), variance, pooled)
+        return RidgeModel(self.design, coefficients, variance, typical, self.options.band_share)
 
     def _solve(self, gram: Tensor, cross: Tensor, stddev: float, tiny: float) -> tuple[Tensor, Tensor]:
         """(X'X + ridge + smoothness) theta = X'Y over all blocks at once.
@@ -194,10 +195,6 @@ class RidgeBaseline:
         inverse = torch.linalg.inv(system.reshape(blocks * p, -1))
         solved = inverse @ cross.reshape(blocks * p, m)
         return solved.reshape(blocks, p, m), inverse.diagonal().reshape(blocks, p).sum(dim=1)
-
-
-def _trace(matrix: Tensor) -> Tensor:
-    return matrix.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
 
 
 def add_up(vectors: Sequence[Tensor], size: int) -> Tensor:

@@ -23,7 +23,7 @@ from fedpriv.privacy.mixtures import loss_range, mixture_pld
 from fedpriv.privacy.units import Relation
 
 INTERVAL = 1e-3  # grid of the losses, nats
-MAX_GRID = 100_000  # points of one step's grid; wider losses get a coarser one, still pessimistic
+MAX_GRID = 50_000  # points of one step's grid; wider losses get a coarser one, still pessimistic
 
 Pld = pld.PrivacyLossDistribution
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedpriv.reports.drawing import Draw, Palette, Picture, date_axis, figure, legend, plain_ticks, png, svg, words
 from fedpriv.reports.forecasts import ForecastExamples
-from fedpriv.reports.tables import FEDERATED, METRICS, NAIVE, RunView, number, small
+from fedpriv.reports.tables import FEDERATED, METRICS, NAIVE, RunView, at_most, small
 
 MAX_CLIENTS = 40  # more rows than this no longer fit a picture; the table has all of them
 
@@ -60,7 +60,7 @@ def _ladder(view: RunView) -> Draw | None:
             axes.set_xlim(0, max(values) * 1.18)
         plain_ticks(axes)
         for row, value in enumerate(values):
-            axes.annotate(number(value), (value, row), xytext=(4, 0), textcoords="offset points", va="center")
+            axes.annotate(at_most(value), (value, row), xytext=(4, 0), textcoords="offset points", va="center")
         axes.set_xlabel(f"epsilon at delta = {small(float(view.label.get('delta', 0)))} (less is more private)")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)

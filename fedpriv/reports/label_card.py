@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedpriv.reports.tables import number, small
+from fedpriv.reports.tables import at_most, number, small
 
 _RELATIONS = {
     "zero-out": "zero-out: what changes if the unit had not been read (its place in the calendar stays public)",
@@ -35,12 +35,12 @@ def promise_rows(label: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Compared with", _RELATIONS.get(relation, relation)),
         (
             "Epsilon (claim)",
-            f"{number(label.get('max_epsilon'))} for the largest client, at delta {_text(label.get('delta'))}",
+            f"{at_most(label.get('max_epsilon'))} for the largest client, at delta {_text(label.get('delta'))}",
         ),
     ]
     spent = [float(v) for v in (label.get("nominal") or {}).values() if v is not None]
     if spent:
-        rows.append(("Spent so far", f"{number(max(spent))} at most (nominal; a progress bar, not the claim)"))
+        rows.append(("Spent so far", f"{at_most(max(spent))} at most (nominal; a progress bar, not the claim)"))
     rows += _mechanism(label.get("mechanism") or {})
     rows.append(("Side releases", _text(label.get("side_releases")) or "none: only noised updates leave a client"))
     for key, term in (("public", "Declared public"), ("adversary", "Adversary")):
@@ -64,7 +64,7 @@ def ladder_rows(label: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     if len(ladders) < 2:
         return [], []
     units = list(dict.fromkeys(unit for ladder in ladders.values() for unit in ladder))
-    return list(ladders), [[unit, *(number(ladder.get(unit)) for ladder in ladders.values())] for unit in units]
+    return list(ladders), [[unit, *(at_most(ladder.get(unit)) for ladder in ladders.values())] for unit in units]
 
 
 def _accountant(value: object) -> str:

@@ -19,7 +19,7 @@ from fedpriv.reports.figures import MAX_CLIENTS, pictures
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import ladder_rows, promise_rows
 from fedpriv.reports.meanings import meanings
-from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer, number, small
+from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer, at_most, number, small
 from fedpriv.reports.template import PAGE, SCRIPT, STYLE
 
 _SHORT = 130  # characters that fit the narrow card of the label; longer entries stand below it, full width
@@ -160,7 +160,7 @@ def _tiles(view: RunView) -> list[dict[str, str]]:
         # A browser would break 1e-5 after its hyphen.
         unbroken = small(float(view.label.get("delta", 0))).replace("-", "\N{NON-BREAKING HYPHEN}")
         for unit, value in list(view.ladder().items())[:2]:
-            tiles.append({"value": number(value), "text": f"epsilon for one {unit} at delta {unbroken}"})
+            tiles.append({"value": at_most(value), "text": f"epsilon for one {unit} at delta {unbroken}"})
     averages = view.averages().get(FEDERATED, {})
     if "nmae" in averages:
         tiles.append({"value": _percent(averages["nmae"]), "text": "mean absolute error, share of the mean load"})
@@ -263,7 +263,7 @@ def _by_client(view: RunView) -> Grid:
         row += [_metric_cell(name, by_model.get(FEDERATED, {}).get(name)) for name in extras]
         if committed:
             epsilon = committed.get(client)
-            row.append(Cell(number(epsilon), epsilon))
+            row.append(Cell(at_most(epsilon), epsilon))
         rows.append(row)
     return Grid(heads, rows)
 

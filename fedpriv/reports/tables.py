@@ -257,9 +257,9 @@ def _promise(view: RunView) -> str:
             f"{small(budget.delta)}; the ledgers in this folder say what is spent."
         )
     unit = str(label.get("unit", view.scenario.privacy.unit))
-    text = f"Promise to every client: epsilon at most {number(epsilon)} for one {unit}"
+    text = f"Promise to every client: epsilon at most {at_most(epsilon)} for one {unit}"
     larger = {name: value for name, value in view.ladder().items() if name != unit}
-    said = [f"{number(value)} for one {name}" for name, value in larger.items() if value and value <= _MEANINGFUL]
+    said = [f"{at_most(value)} for one {name}" for name, value in larger.items() if value and value <= _MEANINGFUL]
     if said:
         text += f" ({', '.join(said)})"
     text += f", at delta {small(float(label.get('delta', view.scenario.privacy.delta)))}."
@@ -334,6 +334,14 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{value:.{digits}g}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     return f"{value:.{decimals}f}"
+
+
+def at_most(epsilon: float | None) -> str:
+    """An epsilon for people, rounded up to three digits: a promise must not be rounded to a stronger one."""
+    if epsilon is None or not math.isfinite(epsilon) or epsilon <= 0:
+        return number(epsilon)
+    unit = 10.0 ** (math.floor(math.log10(epsilon)) - 2)
+    return number(math.ceil(epsilon / unit - 1e-9) * unit)
 
 
 def small(value: float) -> str:

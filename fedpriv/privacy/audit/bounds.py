@@ -11,6 +11,9 @@
 Thresholds and numbers of guesses must be fixed before the scores are seen (`fedpriv.privacy.audit.plan`).
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math
@@ -53,7 +56,10 @@ def rates(scores: Array, inserted: NDArray[np.bool_], threshold: float) -> Rates
     """Errors of the test that says "in" from `threshold` on."""
     said = scores >= threshold
     return Rates(
-        float((said & ~inserted).sum()), float((~inserted).sum()), float((~said & inserted).sum()), float(inserted.sum())
+        float((said & ~inserted).sum()),
+        float((~inserted).sum()),
+        float((~said & inserted).sum()),
+        float(inserted.sum()),
     )
 
 
@@ -230,9 +236,7 @@ def fdp_refutes(curve: TradeOff, canaries: int, guesses: int, correct: int, sign
     return right + wrong > guesses / canaries
 
 
-def fdp_bound(
-    claim: Claim, canaries: int, guesses: int, correct: int, *, significance: float, lowest: int
-) -> float:
+def fdp_bound(claim: Claim, canaries: int, guesses: int, correct: int, *, significance: float, lowest: int) -> float:
     """Epsilon of the first member of the family that the guesses refute; 0 if none."""
     check_significance(significance)
     if guesses == 0:

@@ -11,6 +11,9 @@ spread over all layers (Hadamard rows), so that a fault of one layer or in the j
 After Steinke et al. 2023 (arXiv:2305.08846) and Nasr et al. 2023 (arXiv:2302.07956).
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math
@@ -58,9 +61,11 @@ class CanaryModel(nn.Module):
         self.canaries, self.groups = canaries, canaries // layers
         self.inputs = math.isqrt(max(self.groups - 1, 0)) + 1
         self.outputs = -(-self.groups // self.inputs)
-        self.layers = nn.ModuleList(nn.Linear(self.inputs, self.outputs, bias=False) for _ in range(layers))
-        for layer in self.layers:
+        # No initialisation: it would draw from torch's global generator.
+        made = [nn.utils.skip_init(nn.Linear, self.inputs, self.outputs, bias=False) for _ in range(layers)]
+        for layer in made:
             nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
+        self.layers = nn.ModuleList(made)
         mixed = hadamard(layers) / np.sqrt(layers)
         self.basis = torch.tensor(np.stack([np.eye(layers), mixed]), dtype=torch.float32)  # [2, slot, layer]
         self.spread_groups = self.groups // 2 if layers > 1 else 0

@@ -5,6 +5,9 @@ recorded mechanism through the production code. An accountant that forgets round
 contract of two states less than an attacker demonstrably gets. Steps are counted here from the rows themselves.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping

@@ -5,6 +5,9 @@ alone, with random numbers of their own, and each bound gets the threshold or th
 The best that a correct program can be expected to show comes out beside, and tells too few canaries from a fault.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math
@@ -68,9 +71,7 @@ def make_plan(claim: Claim, canaries: int, significance: float) -> Plan:
 
     index = bounds.first_rejected(lambda i: max(margins(i)) > 0, lowest)
     t3 = limits[int(np.argmax(margins(index if index is not None else 0)))][0]
-    cp = max(
-        choices, key=lambda c: bounds.clopper_pearson_bound(c[1], delta=claim.delta, significance=significance)
-    )
+    cp = max(choices, key=lambda c: bounds.clopper_pearson_bound(c[1], delta=claim.delta, significance=significance))
     steinke, fdp = _guesses(claim, canaries, significance, present, absent, lowest)
     expected = 0.0 if index is None else claim.epsilon(RATIO**index)
     return Plan(t3, cp[0], steinke, fdp, expected, lowest)

@@ -3,6 +3,9 @@
 Everything runs on made-up rows and canaries, through the code that trains; no data of anybody is read.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import time
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from torch import nn
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import accountant_name, calibrate
@@ -37,7 +41,7 @@ Progress: TypeAlias = Callable[[str, float], None]
 
 DELTA = 1e-5
 WINDOW, RATE, STEPS = 4, 0.1, 100  # of the canary runs: a subsampled mechanism, so that the sampler matters
-BOUND = 0.7  # not 1, so that noise which misses the bound shows
+BOUND = 2.0  # not 1, so that noise which misses the bound shows
 DENOMINATOR = 16.0
 
 
@@ -86,7 +90,7 @@ def audit(
     Args:
         epsilons: claims to test, at delta 1e-5 for one reading under zero-out.
         canaries: m; 10000 or more for epsilon <= 1.
-        significance: chance that a sound program fails one of D2 to D5.
+        significance: chance that a sound program fails D3, and each D4 (D1 is exact, D2 has its own 1e-3 per check).
         seed: None draws from the operating system, as a deployed client does; a number repeats a run.
         engine: gradient engine, as in scenarios.
         clipper: clipping rule, as in scenarios.
@@ -186,7 +190,8 @@ def _ledger_job(
     name: str, path: Path, canaries: int, engine: str, streams: Streams
 ) -> Callable[[Callable[[float], None]], SuiteResult]:
     def job(tell: Callable[[float], None]) -> SuiteResult:
-        return audit_ledger(path, canaries=canaries, streams=streams, engine=engine, name=name, progress=tell)
+        own: Streams = lambda purpose: streams(f"{purpose} {name}")  # noqa: E731
+        return audit_ledger(path, canaries=canaries, streams=own, engine=engine, name=name, progress=tell)
 
     return job
 
@@ -201,10 +206,10 @@ def _sensitivity(mechanism: Mechanism, engine: str) -> SuiteResult:
     results: list[CheckResult] = []
     vectors = probe.made_up(6, generator)
     windows = probe.made_up(6, generator, draws=2)
-    transformer = probe.randomised(probe.Probe(), generator)
+    transformer = probe.randomised(_probe(), generator)
     for model, loss, rows, adversaries in (
         (
-            probe.VectorProbe(),
+            _vector_probe(),
             probe.vector_loss,
             vectors,
             sensitivity.adversarial_vectors(sensitivity.pick(vectors, slice(5, 6))),
@@ -226,7 +231,7 @@ def _sensitivity(mechanism: Mechanism, engine: str) -> SuiteResult:
 
 def _noise(mechanism: Mechanism, engine: str, streams: Streams) -> SuiteResult:
     """Empty batches, and windows that ask for nothing."""
-    model = probe.Probe(width=32)
+    model = _probe(width=32)
     made = layout(model)
     blocks = {
         name: slice(start, start + shape.numel())
@@ -242,6 +247,18 @@ def _noise(mechanism: Mechanism, engine: str, streams: Streams) -> SuiteResult:
         silent=[sensitivity.pick((examples, draws), slice(0, 0)), (quiet, draws)],
     )
     return _suite("D2 noise", results)
+
+
+def _probe(width: int = 16) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # initial values from a seed, the global generator left alone
+        torch.manual_seed(0)
+        return probe.Probe(width=width)
+
+
+def _vector_probe() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return probe.VectorProbe()
 
 
 def _sampler(sampler: RandomPhaseTiling, streams: Streams, significance: float) -> SuiteResult:

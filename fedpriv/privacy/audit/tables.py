@@ -232,20 +232,25 @@ def step_law(event: DpEvent) -> StepLaw:
 
 @lru_cache(maxsize=512)
 def _curve(claim: Claim, index: int, symmetric: bool) -> Envelope:
-    total = _distribution(claim, RATIO**index)
-    remove, add = total._pmf_remove, total._pmf_add
-    top = max(_last_epsilon(remove), _last_epsilon(add))
-    grid = np.linspace(0.0, top, _LINES)
-    present, absent = _deltas(remove, grid), _deltas(add, grid)
+    grid, present, absent = _profile(claim, index)
     if symmetric:
         present = absent = np.maximum(present, absent)
     with np.errstate(over="ignore"):
         rise = np.exp(grid)
     usable = rise < 1e300
-    grid, rise, present, absent = grid[usable], rise[usable], present[usable], absent[usable]
+    rise, present, absent = rise[usable], present[usable], absent[usable]
     intercepts = np.concatenate([1 - present, (1 - absent) / rise])
     slopes = np.concatenate([rise, 1 / rise])
     return Envelope(intercepts, slopes)
+
+
+@lru_cache(maxsize=512)
+def _profile(claim: Claim, index: int) -> tuple[Array, Array, Array]:
+    """Epsilons and the deltas there: of "in" against "out", and of "out" against "in"."""
+    total = _distribution(claim, RATIO**index)
+    remove, add = total._pmf_remove, total._pmf_add
+    grid = np.linspace(0.0, max(_last_epsilon(remove), _last_epsilon(add)), _LINES)
+    return grid, _deltas(remove, grid), _deltas(add, grid)
 
 
 @lru_cache(maxsize=4096)

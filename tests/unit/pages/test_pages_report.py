@@ -17,7 +17,7 @@ from PIL import Image
 
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.page import write_report
-from fedpriv.reports.tables import RunView, number, run_summary, small
+from fedpriv.reports.tables import RunView, at_most, number, run_summary, small
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -182,6 +182,11 @@ def test_a_loss_is_called_a_loss(make_run: Callable[..., RunFolder]) -> None:
 )
 def test_numbers_are_for_people(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_a_promise_is_never_rounded_to_a_stronger_one() -> None:
+    shown = [at_most(v) for v in (7.9999, 7.961, 7.96, 12.001, 1203.4, 0.01231, None)]
+    assert shown == ["8.00", "7.97", "7.96", "12.1", "1,210", "0.0124", "–"]
 
 
 def test_deltas_are_for_people() -> None:

@@ -214,7 +214,8 @@ def test_events_for_units_and_covers() -> None:
     every = mechanism(EveryWindow(192, 1), sigma=2.0)
     assert every.event() == dp_event.GaussianDpEvent(2.0)
     day = every.event(Unit.parse("day", steps_per_day=24))
-    assert day == dp_event.GaussianDpEvent(2.0 / ((192 + 23) / 192))
+    assert isinstance(day, dp_event.GaussianDpEvent)
+    assert day.noise_multiplier == pytest.approx(2.0 / ((192 + 23) / 192))
     passes = mechanism(SampledPasses(RandomPhaseTiling(192, 1.0), 4), sigma=2.0)
     assert passes.event() == dp_event.SelfComposedDpEvent(dp_event.GaussianDpEvent(2.0), 4)
     assert epsilon(passes.event(), 1, 1e-5, "zero-out") == pytest.approx(
@@ -277,9 +278,7 @@ def test_releases_are_unbiased_for_the_clipped_sum() -> None:
     exact = sums(mech, statistic, values)[0]
     args = {"num_meters": METERS, "start": 0, "stop": STEPS}
     read = reader(values)
-    draws = torch.stack(
-        [mech.release(statistic, read, **args, rng=np.random.default_rng(s)).vector for s in range(60)]
-    )
+    draws = torch.stack([mech.release(statistic, read, **args, rng=np.random.default_rng(s)).vector for s in range(60)])
     z = (draws.mean(dim=0) - exact) / (mech.stddev / math.sqrt(60))
     low, high = stats.chi2.ppf([5e-4, 1 - 5e-4], len(z))
     assert low < float(z.square().sum()) < high
@@ -296,7 +295,7 @@ def test_passes_use_each_reading_once_and_match_their_expected_weight() -> None:
         assert seen.max() <= 1
         counts += seen
         total += len(tiles)
-    assert counts.min() > 0
+    assert counts[WINDOW:-WINDOW].min() > 30  # nearly every pass; the calendar's ends are met less often
     assert total == pytest.approx(cover.expected_weight(num_meters=1, start=0, stop=STEPS), rel=0.15)
     with pytest.raises(InputError, match="passes"):
         SampledPasses(RandomPhaseTiling(WINDOW, 1.0), 0)
