@@ -113,11 +113,76 @@ class DataConfig(_Section):
         return self
 
 
+_BY = {
+    "natural": ("", "parent", "region", "time-zone"),
+    "dirichlet": ("", "profile", "season"),
+    "temporal": ("", "year"),
+    "feature": ("", "sampling", "channels", "covariates"),
+    "missingness": ("", "flags", "outages"),
+}
+"""What `partition.by` may say for each kind; the others take none. Empty: the kind's default."""
+_SKEW = {
+    "quantity": (0.0, 10.0),
+    "scale": (0.0, 6.0),
+    "sampling": (1.0, 24.0),
+    "channels": (0.0, 0.95),
+    "covariates": (0.0, 1.0),
+    "outages": (0.001, 0.6),
+}
+"""Range of `partition.skew` by kind, or by `partition.by` where that decides what it means."""
+
+
 class PartitionConfig(_Section):
     """How the series are divided among clients."""
 
-    kind: Literal["natural"] = "natural"
+    kind: Literal[
+        "natural", "iid", "dirichlet", "quantity", "temporal", "feature", "scale", "missingness", "clusters"
+    ] = "natural"
     clients: int = Field(4, ge=0, le=10_000, description="number of clients; 0: all that the source has")
+    series: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="series of the source that are divided; 0: all (synthetic: four per client; natural, feature and "
+        "missingness: one per client)",
+    )
+    unit: Literal["auto", "series", "meter", "block"] = Field(
+        "auto", description="what one client gets whole; auto: series where there are enough, else calendar blocks"
+    )
+    block_days: int = Field(28, ge=1, le=3650, description="unit = block: days of one block")
+    by: str = Field(
+        "",
+        description="natural: parent, region, time-zone; dirichlet: profile, season; temporal: year; feature: "
+        "sampling, channels, covariates; missingness: flags, outages; empty: the kind's default",
+    )
+    alpha: float = Field(0.5, ge=1e-3, le=1e6, description="dirichlet: concentration; small is uneven")
+    clusters: int = Field(4, ge=2, le=1000, description="dirichlet by profile: number of classes")
+    skew: MaybeFloat = Field(
+        None,
+        description="strength; quantity: exponent; scale: decades; sampling: longest interval in steps; channels, "
+        "covariates: share hidden; outages: share missing at the worst client; empty: the kind's default",
+    )
+    seed: int = Field(0, ge=0, lt=2**62, description="seed of the partition (not of the run)")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        allowed = _BY.get(self.kind, ("",))
+        if self.by not in allowed:
+            shown = ", ".join(repr(by) for by in allowed)
+            raise ValueError(f"by={self.by!r} does not fit kind={self.kind}; allowed are {shown}")
+        if self.by == "season" and self.unit in ("series", "meter"):
+            raise ValueError(f"by=season needs calendar blocks; unit={self.unit} has no season (allowed: auto, block)")
+        if self.unit != "auto" and self.kind in ("natural", "temporal", "feature", "scale", "missingness"):
+            raise ValueError(f"unit={self.unit} does not apply to kind={self.kind}, whose units are fixed; leave auto")
+        if self.skew is not None:
+            meaning = self.by or {"feature": "sampling", "missingness": "outages"}.get(self.kind, self.kind)
+            if meaning not in _SKEW:
+                named = f"kind={self.kind}" + (f", by={self.by}" if self.by else "")
+                raise ValueError(f"skew={self.skew:g} has no meaning for {named}; leave it empty")
+            low, high = _SKEW[meaning]
+            if not low <= self.skew <= high:
+                raise ValueError(f"skew={self.skew:g} is outside {low:g} to {high:g} ({meaning})")
+        return self
 
 
 class TaskConfig(_Section):

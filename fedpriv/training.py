@@ -27,7 +27,7 @@ from fedpriv.models.denoiser import Denoiser, build_denoiser
 from fedpriv.models.parameters import load_trainable, trainable_vector
 from fedpriv.privacy.accounting import calibrate
 from fedpriv.privacy.clippers import make_clipper
-from fedpriv.privacy.contract import Contract
+from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.events import encode_event
 from fedpriv.privacy.engines.plain import plain_mean
@@ -176,11 +176,26 @@ class LocalWorker:
             run_id=run_id,
             event=encode_event(self._mechanism.step_event()),
             steps_total=self.scenario.steps_total,
+            steps_per_round=self.scenario.federation.local_steps,
             unit=privacy.unit,
             relation=privacy.relation,
             delta=privacy.delta,
             epsilon=privacy.epsilon,
+            terms=canonical(self.terms()),
         )
+
+    def terms(self) -> dict[str, object]:
+        """Public constants of every step, which a contract fixes and a request must repeat."""
+        assert self._mechanism is not None
+        privacy = self.scenario.privacy
+        return {
+            **self._sampler.terms(),
+            "noise_multiplier": self._mechanism.noise_multiplier,
+            "clipper": privacy.clipper,
+            "clipper_options": dict(privacy.clipper_options),
+            "bound": self._mechanism.clipper.bound,
+            "steps_per_day": day_steps(roster(self.scenario).step),
+        }
 
     def train(self, client: str, parameters: Vector, *, round: int, steps: int, mode: Mode) -> Vector:
         """`steps` private steps on the client's training part, from `parameters` [P]; returns new parameters [P].

@@ -30,6 +30,7 @@ _SINGLE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 }
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+_INLINE_BYTES = 8 << 20
 _PASSED_ON = ("FEDPRIV_DATA_DIR", "FEDPRIV_CACHE_DIR")
 
 
@@ -138,7 +139,7 @@ class RayGrid(SimulatedGrid):
             self._actors = getattr(self, "_actors", [])
             self.close()
             raise
-        self._idle: deque[Any] = deque(self._actors)
+        self._load = {actor: 0 for actor in self._actors}  # messages that each actor has
         self._queue: deque[tuple[Message, Message, tuple[str, int, list[Any]] | None]] = deque()
         self._running: dict[Any, tuple[Any, Message]] = {}  # reference of the reply -> actor, message as it came
         self._replies: dict[str, Message] = {}
@@ -242,9 +243,14 @@ class RayGrid(SimulatedGrid):
         return light, (name, self._shared[1], [self._shared[2]])
 
     def _dispatch(self) -> None:
-        while self._queue and self._idle:
+        while self._queue:
+            actor = min(self._load, key=lambda a: self._load[a])
+            # A second message waits at an actor while many are left: its way there costs no time then. Towards the
+            # end each goes to whoever is free.
+            if self._load[actor] >= (2 if len(self._queue) > len(self._load) else 1):
+                return
             message, light, shared = self._queue.popleft()
-            actor = self._idle.popleft()
+            self._load[actor] += 1
             self._running[actor.handle.remote(light, shared)] = (actor, message)
 
     def _collect(self, timeout: float) -> None:
@@ -257,11 +263,13 @@ class RayGrid(SimulatedGrid):
         for reference in ready:
             actor, message = self._running.pop(reference)
             reply, alive = self._reply(reference, message)
-            if not alive:
+            if alive:
+                self._load[actor] -= 1
+            elif actor in self._load:  # the second message of a dead actor finds it replaced
+                del self._load[actor]
                 self._actors.remove(actor)
-                actor = self._new_actor()
-                self._actors.append(actor)
-            self._idle.append(actor)
+                self._actors.append(self._new_actor())
+                self._load[self._actors[-1]] = 0
             if message.metadata.message_id in self._wanted:
                 self._replies[message.metadata.message_id] = reply
         self._dispatch()
@@ -311,6 +319,8 @@ def connect(address: str, workers: int, num_gpus: float) -> bool:
                 num_cpus=max(workers, cores()),
                 include_dashboard=False,
                 runtime_env={"env_vars": env},
+                # Replies up to this size travel with the answer; through the object store they take twice as long.
+                _system_config={"max_direct_call_object_size": _INLINE_BYTES},
                 **({"num_gpus": None} if num_gpus else {"num_gpus": 0}),
                 **common,
             )

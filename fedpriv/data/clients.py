@@ -5,22 +5,25 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from fedpriv.config import DataConfig, PartitionConfig, Scenario
-from fedpriv.data.partition import PARTITIONERS
+from fedpriv.data.partition import PARTITIONERS, Division, Pool, Public, assemble
+from fedpriv.data.partitions.base import part_slices
 from fedpriv.data.registry import DATA_DIR_VARIABLE, fingerprint
 from fedpriv.data.sources import SOURCES, Parts, Series
 from fedpriv.data.table import group_means, parse_step
-from fedpriv.data.windows import split
 from fedpriv.errors import InputError
 
+_SYNTHETIC_PER_CLIENT = 4  # synthetic series divided among clients where partition.series says nothing
+_SERIES_KEPT = 256  # series of a divided source kept per process
 _CLIENTS_KEPT = 256  # ClientData objects kept per process; Ray actors persist and see the same clients again
 
 Stamp = tuple[str, int, int]  # path, size, modification time in ns
@@ -113,7 +116,8 @@ def _roster(data: DataConfig, partition: PartitionConfig, directory: str, stamps
     del directory, stamps  # part of the key only
     source = SOURCES[data.source]
     facts = source.facts(data)
-    names = PARTITIONERS[partition.kind].names(_available(data, partition), partition, chosen=bool(data.clients))
+    partitioner = PARTITIONERS[partition.kind]
+    names = partitioner.names(_public(data, partition))
     return Roster(
         names=names,
         source=data.source,
@@ -122,7 +126,7 @@ def _roster(data: DataConfig, partition: PartitionConfig, directory: str, stamps
         unit=facts.unit,
         step=parse_step(data.frequency) if data.frequency else source.step(data),
         channels=_chosen_channels(data),
-        simulated_public=tuple(source.disclosed(data)),
+        simulated_public=(*source.disclosed(data), *partitioner.disclosed(partition)),
     )
 
 
@@ -133,10 +137,26 @@ def _chosen_channels(data: DataConfig) -> tuple[str, ...]:
     return data.channels or present
 
 
+def _public(data: DataConfig, partition: PartitionConfig) -> Public:
+    return Public(data, partition, _available(data, partition), chosen=bool(data.clients))
+
+
 def _available(data: DataConfig, partition: PartitionConfig) -> tuple[str, ...]:
     source = SOURCES[data.source]
     if not data.clients:
-        return tuple(source.default(data, partition.clients))
+        count = PARTITIONERS[partition.kind].wanted(partition)
+        natural = partition.kind == "natural" and not partition.by
+        if not natural and count == 0 and data.source == "synthetic":
+            count = _SYNTHETIC_PER_CLIENT * partition.clients  # there is no end of them to take "all" of
+        found = tuple(source.default(data, count))
+        if natural or count == 0:
+            return found
+        if count > len(found):
+            raise InputError(
+                f"partition.series={count} (or clients, one series each) is more than the {len(found)} series of "
+                f"source {data.source}; nothing was started."
+            )
+        return found[:count]
     known = source.known(data)
     for name in data.clients:
         if known and name not in known:
@@ -159,22 +179,83 @@ def load_client(scenario: Scenario, name: str) -> ClientData:
     if name not in people.names:
         near = difflib.get_close_matches(name, people.names, n=1, cutoff=0.0)[0]
         raise InputError(f"client {name!r} is not in this scenario; the nearest is {near!r}. Nothing was loaded.")
-    data = scenario.data
-    stamps = _stamps(SOURCES[data.source].files(data, name))
-    task = scenario.task
-    return _load(data, scenario.partition, task.context, task.horizon, name, stamps)  # pyright: ignore
+    data, partition, task = scenario.data, scenario.partition, scenario.task
+    stamps = _source_stamps(data, partition, name)
+    return _load(data, partition, task.context, task.horizon, name, stamps)  # pyright: ignore
+
+
+def describe(scenario: Scenario) -> dict[str, Any]:
+    """What the partition did: settings, number of series, and units, series, fill and classes of every client.
+
+    Simulation only: for some kinds it reads all clients' readings, and says what follows from them.
+
+    Raises:
+        InputError: as `load_client`.
+    """
+    data, partition, task = scenario.data, scenario.partition, scenario.task
+    people = roster(scenario)
+    stamps = _source_stamps(data, partition, people.names[0])
+    _, division = _divided(data, partition, task.window, stamps)  # pyright: ignore
+    clients = division.describe()
+    return {
+        "kind": partition.kind,
+        "settings": partition.model_dump(mode="json"),
+        "series": len({series for client in clients.values() for series in client["series"]}),
+        "units": sum(client["units"] for client in clients.values()),
+        "simulated_public": list(people.simulated_public),
+        "clients": clients,
+    }
+
+
+def _source_stamps(data: DataConfig, partition: PartitionConfig, name: str) -> tuple[Stamp, ...]:
+    """State of the files that the client's readings come from: its own, or all that are divided."""
+    source = SOURCES[data.source]
+    natural = partition.kind == "natural" and not partition.by
+    series = (name,) if natural else _available(data, partition)
+    paths = dict.fromkeys(path for one in series for path in source.files(data, one))
+    return _stamps(list(paths))
+
+
+@lru_cache(maxsize=_SERIES_KEPT)
+def _series(data: DataConfig, name: str, stamps: tuple[Stamp, ...]) -> Series:
+    """One series on the scenario's frequency, with its channels; shared by the clients that hold parts of it."""
+    del stamps
+    series = SOURCES[data.source].read(data, name)
+    values, start, step, channels = _prepared(series, data, f"series {name}")
+    values.flags.writeable = False
+    return replace(series, values=values, start=start, step=step, channels=channels)
+
+
+@lru_cache(maxsize=16)
+def _divided(
+    data: DataConfig, partition: PartitionConfig, window: int, stamps: tuple[Stamp, ...]
+) -> tuple[Pool, Division]:
+    """Who holds what; computed once per process."""
+    pool = Pool(
+        data,
+        partition,
+        _available(data, partition),
+        chosen=bool(data.clients),
+        window=window,
+        parts=SOURCES[data.source].parts(data),
+        read=lambda name: _series(data, name, stamps),  # pyright: ignore[reportArgumentType]
+    )
+    return pool, PARTITIONERS[partition.kind].divide(pool)
 
 
 @lru_cache(maxsize=_CLIENTS_KEPT)
 def _load(
     data: DataConfig, partition: PartitionConfig, context: int, horizon: int, name: str, stamps: tuple[Stamp, ...]
 ) -> ClientData:
-    del stamps  # part of the key only: a changed file is read anew
-    source = SOURCES[data.source]
-    series = PARTITIONERS[partition.kind].series(
-        name, _available(data, partition), partition, lambda which: source.read(data, which)
-    )
-    return client_data(name, series, data, context=context, horizon=horizon, parts=source.parts(data))
+    source, partitioner = SOURCES[data.source], PARTITIONERS[partition.kind]
+    parts = source.parts(data)
+    if partition.kind == "natural" and not partition.by:
+        series = source.read(data, name)  # no other client's readings are needed
+    else:
+        pool, division = _divided(data, partition, context + horizon, stamps)  # pyright: ignore
+        series = partitioner.alter(name, assemble(division, name, pool.read), pool)
+        parts = None if partitioner.own_split else parts
+    return client_data(name, series, data, context=context, horizon=horizon, parts=parts)
 
 
 def client_data(
@@ -193,31 +274,15 @@ def client_data(
         InputError: see `load_client`.
     """
     where = f"client {name}"
-    values, start, step = np.moveaxis(series.values, 1, 0), series.start, series.step  # [T, M, C]
-    if data.frequency:
-        target = parse_step(data.frequency)
-        values, start = group_means(values, start, step, target, where=where)
-        step = target
-    values, channels = _pick_channels(values, series.channels, data.channels, where)
-    readings = np.moveaxis(values, 0, 1).astype(np.float32, order="C")  # [M, T, C]
+    values, start, step, channels = _prepared(series, data, where)
+    readings = values.astype(np.float32, order="C")  # [M, T, C]
     window = context + horizon
     if readings.shape[1] < window:
         raise InputError(
             f"{where}: the window of {window} steps (task.context + task.horizon) is longer than the series of "
             f"{readings.shape[1]} steps. Nothing was started."
         )
-    custom = _customary(data, parts)
-    slices = split(
-        readings.shape[1],
-        window=window,
-        start=start,
-        step=step,
-        train_until=custom.train_until,
-        validation_until=custom.validation_until,
-        test_until=custom.test_until,
-        train_fraction=data.train_fraction,
-        validation_fraction=data.validation_fraction,
-    )
+    slices = part_slices(readings.shape[1], start, step, data, parts, window)
     for label, part in zip(("training", "validation", "test"), slices, strict=True):
         _require_usable(readings[:, part], context, horizon, where=where, label=label)
     readings.flags.writeable = False
@@ -237,15 +302,17 @@ def client_data(
     )
 
 
-def _customary(data: DataConfig, parts: Parts | None) -> Parts:
-    """The boundaries that the scenario gives, else the source's customary ones; empty where fractions decide."""
-    defaults = DataConfig.model_fields
-    own = (
-        bool(data.train_until or data.validation_until)
-        or data.train_fraction != defaults["train_fraction"].default
-        or data.validation_fraction != defaults["validation_fraction"].default
-    )
-    return parts if parts is not None and not own else Parts(data.train_until, data.validation_until)
+def _prepared(
+    series: Series, data: DataConfig, where: str
+) -> tuple[NDArray[np.float64], pd.Timestamp, pd.Timedelta, tuple[str, ...]]:
+    """[M, T, C] on the step of `data.frequency` with the channels of `data.channels`; start, step, channels."""
+    values, start, step = np.moveaxis(series.values, 1, 0), series.start, series.step  # [T, M, C]
+    if data.frequency:
+        target = parse_step(data.frequency)
+        values, start = group_means(values, start, step, target, where=where)
+        step = target
+    values, channels = _pick_channels(values, series.channels, data.channels, where)
+    return np.moveaxis(values, 0, 1), start, step, channels
 
 
 def _pick_channels(

@@ -1,61 +1,39 @@
-"""How the series of a source are divided among clients. `natural` is the data's own division.
+"""How the series of a source are divided among clients: the registry of partitioners.
 
-A partitioner says which clients there are from public names alone, and makes one client's series from the
-source's; add one by an entry in `PARTITIONERS` (the contract tests then cover it).
+A partitioner names the clients from public facts alone, says who holds which unit (`divide`), and may change what a
+client observes of it (`alter`); add one by a `Rule` in `fedpriv.data.partitions`, an entry here and a kind in the
+configuration (the contract tests then cover it). Everything is drawn from `partition.seed`, never from `run.seed`: the
+same clients for every repetition of an experiment.
+
+    natural      every series is a client; or every parent authority, region or time zone (`by`)
+    iid          units at random, equally many
+    dirichlet    classes of units (profile clusters, seasons) in proportions drawn from Dir(alpha)
+    quantity     units at random, numbers by a power law (`skew`)
+    temporal     different years of all series
+    feature      other channels, covariates or sampling rates
+    scale        other sizes
+    missingness  other outages: real EIA flag runs, or synthetic ones
+    clusters     units that look alike, found without labels
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from fedpriv.data.partitions.base import Calendar, Division, Partitioner, Pool, Public, Unit, assemble
+from fedpriv.data.partitions.natural import Natural
+from fedpriv.data.partitions.observed import Feature, Missingness, Scale
+from fedpriv.data.partitions.profiles import Clusters
+from fedpriv.data.partitions.shares import Dirichlet, Iid, Quantity, Temporal
 
-from fedpriv.config import PartitionConfig
-from fedpriv.data.sources.base import Series
-from fedpriv.errors import InputError
+PARTITIONERS: dict[str, Partitioner] = {
+    "natural": Natural(),
+    "iid": Iid(),
+    "dirichlet": Dirichlet(),
+    "quantity": Quantity(),
+    "temporal": Temporal(),
+    "feature": Feature(),
+    "scale": Scale(),
+    "missingness": Missingness(),
+    "clusters": Clusters(),
+}
 
-
-class Partitioner(Protocol):
-    """Division of a source's series among clients."""
-
-    def names(self, available: Sequence[str], config: PartitionConfig, *, chosen: bool) -> tuple[str, ...]:
-        """Client names in partition order.
-
-        Args:
-            available: names that the source offers (or that the user chose), in order.
-            config: number of clients and options.
-            chosen: the user named exactly these.
-
-        Raises:
-            InputError: more clients are wanted than there can be.
-        """
-        ...
-
-    def series(
-        self, name: str, available: Sequence[str], config: PartitionConfig, read: Callable[[str], Series]
-    ) -> Series:
-        """The series of client `name`; `read` fetches one of `available`."""
-        ...
-
-
-class Natural:
-    """Every series that the source offers is one client; the first `partition.clients` of them are used."""
-
-    def names(self, available: Sequence[str], config: PartitionConfig, *, chosen: bool) -> tuple[str, ...]:
-        """The chosen names, or the first `partition.clients` available (0: all)."""
-        if chosen or config.clients == 0:
-            return tuple(available)
-        if config.clients > len(available):
-            raise InputError(
-                f"partition.clients={config.clients}, but the source has {len(available)} "
-                f"({', '.join(available[:12])}{' ...' if len(available) > 12 else ''}); nothing was started."
-            )
-        return tuple(available[: config.clients])
-
-    def series(
-        self, name: str, available: Sequence[str], config: PartitionConfig, read: Callable[[str], Series]
-    ) -> Series:
-        """The client's own series, unchanged."""
-        return read(name)
-
-
-PARTITIONERS: dict[str, Partitioner] = {"natural": Natural()}
+__all__ = ["PARTITIONERS", "Calendar", "Division", "Partitioner", "Pool", "Public", "Unit", "assemble"]

@@ -45,7 +45,7 @@ class RegistryFile:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A published data set. `forms` lists the sets of files that each hold all of it."""
+    """A published data set. `forms` lists the sets of files that each hold all of it; the labels are of its series."""
 
     key: str
     title: str
@@ -55,6 +55,7 @@ class Dataset:
     unit: str
     forms: Mapping[str, tuple[RegistryFile, ...]]
     regions: Mapping[str, str]
+    time_zones: Mapping[str, str]
 
     def file(self, name: str) -> RegistryFile:
         """The entry of `name`, from whichever form has it."""
@@ -87,6 +88,7 @@ def datasets() -> Mapping[str, Dataset]:
             unit=entry["unit"],
             forms=MappingProxyType(forms),
             regions=MappingProxyType(entry.get("regions", {})),
+            time_zones=MappingProxyType(entry.get("time_zones", {})),
         )
     return MappingProxyType(found)
 

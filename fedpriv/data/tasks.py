@@ -102,6 +102,9 @@ def make_examples(
         require_observed: targets are only hidden entries that were read, as in training and scoring. False:
             everything that is not given is to be generated, as in forecasting and filling gaps.
 
+    In training and scoring, a channel of which nothing is given has no target under window scaling, for want of a
+    scale: a row without a context contributes a loss of exactly 0.
+
     Returns:
         Finite in every entry, whatever the readings. Hidden entries that were not read are 0 in `values`.
     """
@@ -112,8 +115,10 @@ def make_examples(
         shape = (values.shape[0], 1, values.shape[2])
         loc = np.full(shape, (scaling.low + scaling.high) / 2)
         scale = np.full(shape, (scaling.high - scaling.low) / 2)
+        scaled = np.True_
     else:
         loc, scale = _window_scale(values, given)
+        scaled = given.any(axis=1, keepdims=True)
     values -= loc
     values /= scale
     np.clip(values, -NORMALISED_LIMIT, NORMALISED_LIMIT, out=values)
@@ -121,7 +126,7 @@ def make_examples(
     return Examples(
         values=torch.from_numpy(normal),
         given=torch.from_numpy(given),
-        target=torch.from_numpy(observed & hidden if require_observed else ~given),
+        target=torch.from_numpy(observed & hidden & scaled if require_observed else ~given),
         calendar=windows.calendar,
         baseline=torch.from_numpy(seasonal_baseline(normal, given, period)),
         loc=torch.from_numpy(loc.astype(np.float32)),

@@ -36,9 +36,7 @@ def calibrated(epsilon, steps, *, sampler, kind=Mechanism, unit=READING, relatio
             relation=relation,
         )  # fmt: skip
 
-    sigma = calibrate(
-        lambda s: make(s).step_event(), count=steps, epsilon=epsilon, delta=DELTA, relation=relation
-    )
+    sigma = calibrate(lambda s: make(s).step_event(), count=steps, epsilon=epsilon, delta=DELTA, relation=relation)
     return make(sigma)
 
 

@@ -247,21 +247,65 @@ def _curve(claim: Claim, index: int, symmetric: bool) -> Envelope:
 @lru_cache(maxsize=512)
 def _profile(claim: Claim, index: int) -> tuple[Array, Array, Array]:
     """Epsilons and the deltas there: of "in" against "out", and of "out" against "in"."""
-    total = _distribution(claim, RATIO**index)
-    remove, add = total._pmf_remove, total._pmf_add
-    grid = np.linspace(0.0, max(_last_epsilon(remove), _last_epsilon(add)), _LINES)
-    return grid, _deltas(remove, grid), _deltas(add, grid)
+    present, absent = _divergences(claim, RATIO**index)
+    grid = np.linspace(0.0, max(present.negligible(), absent.negligible()), _LINES)
+    return grid, present.delta(grid), absent.delta(grid)
 
 
 @lru_cache(maxsize=4096)
 def _epsilon(claim: Claim, scale: float, thin: float) -> float:
-    return float(_distribution(claim, scale, thin).get_epsilon_for_delta(claim.delta))
+    return max(side.epsilon(claim.delta) for side in _divergences(claim, scale, thin))
+
+
+class _Divergence:
+    """delta(epsilon) = infinite + sum over losses l > epsilon of p(l) (1 - e^(epsilon - l)), by running sums."""
+
+    def __init__(self, pmf: PLDPmf) -> None:
+        dense = pmf.to_dense_pmf()
+        losses = (dense._lower_loss + np.arange(len(dense._probs), dtype=np.float64)) * dense._discretization
+        above = losses > 0
+        self.losses: Array = losses[above]
+        self.infinite = float(dense._infinity_mass)
+        probs = np.asarray(dense._probs, dtype=np.float64)[above]
+        # From the largest loss down, so that small terms are added to small sums. e^-l may underflow: then delta
+        # comes out too large, which is the safe side.
+        self.upper: Array = np.append(np.cumsum(probs[::-1])[::-1], 0.0)
+        self.lower: Array = np.append(np.cumsum((probs * np.exp(-self.losses))[::-1])[::-1], 0.0)
+
+    def delta(self, epsilon: Array) -> Array:
+        """[n] epsilons >= 0 -> [n]."""
+        first = np.searchsorted(self.losses, epsilon, side="right")
+        with np.errstate(over="ignore", invalid="ignore"):
+            lost = np.nan_to_num(np.exp(epsilon) * self.lower[first], nan=0.0)
+        return self.infinite + np.maximum(self.upper[first] - lost, 0.0)
+
+    def epsilon(self, delta: float) -> float:
+        """The least epsilon >= 0 with this delta, to 1e-9; infinite where certain losses weigh more."""
+        if self.infinite > delta:
+            return math.inf
+        if float(self.delta(np.zeros(1))[0]) <= delta:
+            return 0.0
+        low, high = 0.0, float(self.losses[-1])
+        while high - low > 1e-9:
+            middle = (low + high) / 2
+            low, high = (middle, high) if float(self.delta(np.array([middle]))[0]) > delta else (low, middle)
+        return high
+
+    def negligible(self) -> float:
+        """An epsilon from which on delta adds nothing to a curve."""
+        return min(self.epsilon(_TINY + 2 * self.infinite), 600.0)
+
+
+def _divergences(claim: Claim, scale: float, thin: float = 1.0) -> tuple[_Divergence, _Divergence]:
+    """Of "in" against "out", and of "out" against "in"."""
+    total = _distribution(claim, scale, thin)
+    return _Divergence(total._pmf_remove), _Divergence(total._pmf_add)
 
 
 def _distribution(claim: Claim, scale: float, thin: float = 1.0) -> pld.PrivacyLossDistribution:
     """The composed privacy loss of a member, pessimistic and in both directions.
 
-    Composed here, step by step from dp-accounting, and not by the accountant: what the accountant reports is audited.
+    Composed here from single steps, and not by the accountant: what the accountant reports is audited.
     """
     counts = [(decode_event(text), n) for text, n in sorted(flat_counts(claim.events(scale, thin)).items())]
     if not counts:
@@ -293,28 +337,9 @@ def _one_step(event: DpEvent, relation: Relation, interval: float) -> pld.Privac
             )
         return mixed
     law = step_law(event)
-    if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
-        replaced = relation is Relation.REPLACE_ONE
-        return mixture_pld(law.sigma, law.counts, law.weights, replace_one=replaced, interval=interval)
-    return pld.from_gaussian_mechanism(
-        law.sigma,
-        value_discretization_interval=interval,
-        sampling_prob=law.mean,
-        neighboring_relation=relation.neighboring,
-    )
-
-
-def _last_epsilon(pmf: PLDPmf) -> float:
-    """An epsilon at which delta has become negligible, or stays at the mass of certain losses."""
-    floor = _TINY + 2 * float(pmf._infinity_mass)
-    low, high = 0.0, 1.0
-    while float(pmf.get_delta_for_epsilon(high)) > floor and high < 600:
-        low, high = high, 2 * high
-    for _ in range(8):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(pmf.get_delta_for_epsilon(middle)) > floor else (low, middle)
-    return high
-
-
-def _deltas(pmf: PLDPmf, grid: Array) -> Array:
-    return np.asarray(pmf.get_delta_for_epsilon(grid.tolist()), dtype=np.float64)
+    if isinstance(event, dp_event.GaussianDpEvent):
+        return pld.from_gaussian_mechanism(
+            law.sigma, value_discretization_interval=interval, neighboring_relation=relation.neighboring
+        )
+    replaced = relation is Relation.REPLACE_ONE
+    return mixture_pld(law.sigma, law.counts, law.weights, replace_one=replaced, interval=interval)

@@ -7,6 +7,7 @@ something hides the canaries (too much noise, windows not drawn, reused noise) o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -42,8 +43,9 @@ class SuiteResult:
     numbers: Mapping[str, float | str] = field(default_factory=dict[str, float | str])
 
     def to_json(self) -> dict[str, object]:
-        """Plain fields."""
-        return {"name": self.name, "passed": self.passed, "detail": self.detail, "numbers": dict(self.numbers)}
+        """Plain fields; numbers that are not finite, which JSON has not, as text."""
+        numbers = {k: v if isinstance(v, str) or math.isfinite(v) else str(v) for k, v in self.numbers.items()}
+        return {"name": self.name, "passed": self.passed, "detail": self.detail, "numbers": numbers}
 
 
 @dataclass(frozen=True)

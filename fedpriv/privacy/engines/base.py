@@ -8,7 +8,8 @@ Shapes: B rows (units) in a batch, K diffusion draws per row, P trainable parame
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final, NoReturn, Protocol, TypeAlias
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Clipper
+from fedpriv.privacy.clippers import Clipper, Rule
 
 LossFn: TypeAlias = Callable[[nn.Module, Examples, Draws], Tensor]
 """One loss per row [B]: row i is a function of row i alone, its K draws already averaged. The loss may flatten
@@ -59,6 +60,35 @@ class GradientEngine(Protocol):
 
         Each row's contribution has norm <= clipper.bound and is a function of that row alone; rows whose
         gradient is not finite contribute exactly zero.
+        """
+        ...
+
+
+class RowEngine(GradientEngine, Protocol):
+    """An engine that has every row's gradient at hand, also at other parameters than the model's."""
+
+    @property
+    def microbatch(self) -> int:
+        """Rows per physical batch; 0: all at once."""
+        ...
+
+    def per_row(self, examples: Examples, draws: Draws, parameters: Tensor | None = None) -> Tensor:
+        """[B, P] float32 gradients; sensitive.
+
+        Args:
+            parameters: where they are taken: None, the model's own; [P], the same for all rows; [B, P], each its own.
+        """
+        ...
+
+
+class GroupEngine(GradientEngine, Protocol):
+    """An engine that clips groups of consecutive layers each on its own."""
+
+    def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
+        """As `clipped_sum`, with the entries [cuts[k], cuts[k + 1]) of a row clipped as one group.
+
+        Each of the G groups is clipped by `clipper` at C / sqrt(G), so a row adds at most `clipper.bound` in all.
+        A row with any entry that is not finite contributes exactly zero. `norms` are those of whole rows.
         """
         ...
 
@@ -191,3 +221,25 @@ def weighted_rows(rows: Tensor, norms: Tensor, factors: Tensor, out: Tensor) -> 
     if not bool(plain.all()):
         rows[~plain] = 0.0
     out.addmv_(rows.t(), torch.where(plain, factors, 0.0).to(rows.dtype))
+
+
+def group_clipper(clipper: Rule, count: int) -> Rule:
+    """The rule of each of `count` groups: at C / sqrt(count), so that all of them together keep `clipper.bound`."""
+    return replace(clipper, l2_clip_norm=clipper.l2_clip_norm / count**0.5) if count > 1 else clipper
+
+
+def group_factors(clipper: Rule, norms: Tensor) -> tuple[Tensor, Tensor]:
+    """[G, B] norms of groups -> ([G, B] factors, [B] norms of rows); all 0 for a row with a norm not finite."""
+    inner = group_clipper(clipper, len(norms))
+    factors = torch.stack([row_factors(inner, each) for each in norms])
+    return torch.where(norms.isfinite().all(dim=0), factors, 0.0), torch.linalg.vector_norm(norms, dim=0)
+
+
+def weighted_groups(rows: Tensor, clipper: Rule, cuts: Sequence[int], out: Tensor) -> Tensor:
+    """Adds the group-wise clipped rows [B, P] to `out` [P]; returns their norms [B]. `rows` is used up."""
+    parts = list(pairwise(cuts))
+    norms = torch.stack([row_norms(rows[:, a:b]) for a, b in parts])
+    factors, whole = group_factors(clipper, norms)
+    for (a, b), norm, factor in zip(parts, norms, factors, strict=True):
+        weighted_rows(rows[:, a:b], norm, factor, out[a:b])
+    return whole

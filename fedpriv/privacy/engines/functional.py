@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
@@ -12,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Clipper
+from fedpriv.privacy.clippers import Clipper, Rule
 from fedpriv.privacy.engines.base import (
     ClippedSum,
     LossFn,
@@ -25,6 +26,7 @@ from fedpriv.privacy.engines.base import (
     row_factors,
     row_norms,
     trainable,
+    weighted_groups,
     weighted_rows,
 )
 
@@ -62,17 +64,38 @@ class FunctionalEngine:
         def row_loss(parameters: dict[str, Tensor], *row: Tensor) -> Tensor:
             return functional_call(wrapped, parameters, row)
 
-        self._row_grads = vmap(
-            grad(row_loss), in_dims=(None, *(0,) * (len(_EXAMPLE_FIELDS) + 2)), randomness="different"
-        )
+        rows = (0,) * (len(_EXAMPLE_FIELDS) + 2)
+        self._row_grads = vmap(grad(row_loss), in_dims=(None, *rows), randomness="different")
+        self._row_grads_each = vmap(grad(row_loss), in_dims=(0, *rows), randomness="different")
 
-    def per_row(self, examples: Examples, draws: Draws) -> Tensor:
-        """[B, P] float32 gradients; sensitive."""
-        parameters = {f"model.{name}": p.detach() for name, p in trainable(self._model)}
+    @property
+    def microbatch(self) -> int:
+        """Rows per physical batch; 0: all at once."""
+        return self._microbatch
+
+    def per_row(self, examples: Examples, draws: Draws, parameters: Tensor | None = None) -> Tensor:
+        """See `RowEngine.per_row`."""
+        if len(examples) == 0:
+            return torch.zeros(0, self._layout.size, device=device_of(self._model))
+        run = self._row_grads
+        if parameters is None:
+            values = {name: p.detach() for name, p in trainable(self._model)}
+        elif parameters.dim() == 1:
+            values = self._layout.views(parameters.detach())
+        else:
+            values, run = self._each(parameters.detach()), self._row_grads_each
         row = [getattr(examples, name) for name in _EXAMPLE_FIELDS] + [draws.time, draws.noise]
         with sdpa_kernel(SDPBackend.MATH):
-            grads = self._row_grads(parameters, *row)
+            grads = run({f"model.{name}": value for name, value in values.items()}, *row)
         return torch.cat([grads[f"model.{name}"].flatten(1) for name in self._layout.names], dim=1)
+
+    def _each(self, parameters: Tensor) -> dict[str, Tensor]:
+        """[B, P] -> {name: [B, *shape]}."""
+        at = self._layout
+        return {
+            name: parameters[:, start : start + shape.numel()].reshape(-1, *shape)
+            for name, shape, start in zip(at.names, at.shapes, at.starts, strict=True)
+        }
 
     def clipped_sum(self, examples: Examples, draws: Draws, clipper: Clipper) -> ClippedSum:
         """See `GradientEngine.clipped_sum`."""
@@ -83,4 +106,13 @@ class FunctionalEngine:
             rows = self.per_row(examples.rows(part), draws.rows(part))
             norms[part] = row_norms(rows)
             weighted_rows(rows, norms[part], row_factors(clipper, norms[part]), total)
+        return ClippedSum(total, clipper.bound, norms)
+
+    def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
+        """See `GroupEngine.clipped_groups`."""
+        device = device_of(self._model)
+        total = torch.zeros(self._layout.size, device=device)
+        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
+        for part in chunks(len(examples), self._microbatch):
+            norms[part] = weighted_groups(self.per_row(examples.rows(part), draws.rows(part)), clipper, cuts, total)
         return ClippedSum(total, clipper.bound, norms)

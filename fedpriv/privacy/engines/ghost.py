@@ -14,7 +14,8 @@ need no graph and get none.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from bisect import bisect_right
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Clipper
+from fedpriv.privacy.clippers import Clipper, Rule
 from fedpriv.privacy.engines.base import (
     ClippedSum,
     LossFn,
@@ -34,11 +35,13 @@ from fedpriv.privacy.engines.base import (
     chunks,
     device_of,
     gradients,
+    group_factors,
     is_plain,
     layout,
     refuse_batch_statistics,
     row_factors,
     trainable,
+    weighted_groups,
 )
 from fedpriv.privacy.engines.check import check_once
 from fedpriv.privacy.engines.rules import Call, Gram, Term, Weights, check_rows, make_term, problem
@@ -122,6 +125,67 @@ class GhostEngine:
         for part in chunks(len(examples), self._microbatch):
             norms[part] = self._add(examples.rows(part), draws.rows(part), clipper, total)
         return ClippedSum(total, clipper.bound, norms)
+
+    def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
+        """See `GroupEngine.clipped_groups`; norms per layer are at hand, so groups cost nothing extra.
+
+        Raises:
+            InputError: a cut inside a layer, or a model that this engine does not see through.
+        """
+        self._check_shapes(examples, draws)
+        device = device_of(self._model)
+        total = torch.zeros(self._layout.size, device=device)
+        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
+        for part in chunks(len(examples), self._microbatch):
+            norms[part] = self._add_groups(examples.rows(part), draws.rows(part), clipper, cuts, total)
+        return ClippedSum(total, clipper.bound, norms)
+
+    def _add_groups(
+        self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int], total: Tensor
+    ) -> Tensor:
+        """`_add` with one factor for each group of layers."""
+        rows, group_of = len(examples), self._groups(cuts)
+        calls = self._calls(examples, draws)
+        if not calls:
+            return torch.zeros(rows, dtype=torch.float64, device=total.device)
+        with torch.no_grad():
+            gram = Gram()
+            terms = {
+                i: make_term(self._owners[i].module, uses, rows, self._owners[i].parameters, gram)
+                for i, uses in calls.items()
+            }
+            norms = torch.zeros(len(cuts) - 1, rows, dtype=torch.float64, device=total.device)
+            sure = torch.ones(rows, dtype=torch.bool, device=total.device)
+            for group in sorted({group_of[i] for i in terms}):
+                members = [i for i in terms if group_of[i] == group]
+                square, doubt = _squares([terms[i] for i in members], rows, total.device)
+                norm = norms[group] = square.clamp(min=0.0).sqrt()
+                silent = (norm > 0) | _silent({i: calls[i] for i in members}, rows, norm)
+                sure &= is_plain(norm) & silent & (doubt <= NORM_TOLERANCE * square)
+            factors, whole = group_factors(clipper, norms)
+            usable = None if bool(sure.all()) else sure
+            flat = self._layout.views(total)
+            for i, term in reversed(terms.items()):
+                weights = Weights(torch.where(sure, factors[group_of[i]], 0.0).to(total.dtype), usable)
+                names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
+                term.add_weighted(weights, {local: flat[full] for local, full in names})
+            unsure: list[int] = torch.nonzero(~sure).flatten().tolist()
+        for i in unsure:
+            row = slice(i, i + 1)
+            gradient = row_gradient(self._model, self._loss, examples.rows(row), draws.rows(row))
+            whole[i] = weighted_groups(gradient[None], clipper, cuts, total)[0]
+        return whole
+
+    def _groups(self, cuts: Sequence[int]) -> list[int]:
+        """The group of every owner; all its parameters must be in one."""
+        starts = dict(zip(self._layout.names, self._layout.starts, strict=True))
+        found: list[int] = []
+        for owner in self._owners:
+            places = {bisect_right(cuts, starts[name]) - 1 for name in owner.full_names}
+            if len(places) != 1:
+                raise InputError(f"a group of parameters ends inside module {owner.name!r}; no gradient was computed.")
+            found.append(places.pop())
+        return found
 
     def _check_shapes(self, examples: Examples, draws: Draws) -> None:
         shapes = (examples.values.shape[1:], examples.calendar.shape[1:], draws.time.shape[1:])

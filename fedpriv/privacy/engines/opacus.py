@@ -9,7 +9,7 @@ Opacus supplies gradients only: sampler, clipping, noise and accountant stay tho
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Clipper
+from fedpriv.privacy.clippers import Clipper, Rule
 from fedpriv.privacy.engines.base import (
     ClippedSum,
     LossFn,
@@ -30,6 +30,7 @@ from fedpriv.privacy.engines.base import (
     row_factors,
     row_norms,
     trainable,
+    weighted_groups,
     weighted_rows,
 )
 
@@ -84,6 +85,15 @@ class OpacusEngine:
             rows = self.per_row(examples.rows(part), draws.rows(part))
             norms[part] = row_norms(rows)
             weighted_rows(rows, norms[part], row_factors(clipper, norms[part]), total)
+        return ClippedSum(total, clipper.bound, norms)
+
+    def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
+        """See `GroupEngine.clipped_groups`."""
+        device = device_of(self._model)
+        total = torch.zeros(self._layout.size, device=device)
+        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
+        for part in chunks(len(examples), self._microbatch):
+            norms[part] = weighted_groups(self.per_row(examples.rows(part), draws.rows(part)), clipper, cuts, total)
         return ClippedSum(total, clipper.bound, norms)
 
 

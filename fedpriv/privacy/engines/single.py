@@ -7,11 +7,13 @@ Also used by the ghost engine for rows whose norm float32 cannot be trusted with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Clipper
+from fedpriv.privacy.clippers import Clipper, Rule
 from fedpriv.privacy.engines.base import (
     ClippedSum,
     LossFn,
@@ -23,6 +25,7 @@ from fedpriv.privacy.engines.base import (
     row_factors,
     row_norms,
     trainable,
+    weighted_groups,
 )
 
 
@@ -60,3 +63,43 @@ class SingleRowEngine:
             gradient = row_gradient(self._model, self._loss, examples.rows(row), draws.rows(row))
             norms[i] = add_row(gradient, clipper, total)
         return ClippedSum(total, clipper.bound, norms)
+
+    @property
+    def microbatch(self) -> int:
+        """Rows per physical batch."""
+        return 1
+
+    def per_row(self, examples: Examples, draws: Draws, parameters: Tensor | None = None) -> Tensor:
+        """See `RowEngine.per_row`."""
+        rows = torch.zeros(len(examples), self._layout.size, device=device_of(self._model))
+        own = flat_parameters(self._model)
+        try:
+            for i in range(len(examples)):
+                if parameters is not None:
+                    set_parameters(self._model, parameters if parameters.dim() == 1 else parameters[i])
+                row = slice(i, i + 1)
+                rows[i] = row_gradient(self._model, self._loss, examples.rows(row), draws.rows(row))
+        finally:
+            set_parameters(self._model, own)
+        return rows
+
+    def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
+        """See `GroupEngine.clipped_groups`."""
+        total = torch.zeros(self._layout.size, device=device_of(self._model))
+        norms = weighted_groups(self.per_row(examples, draws), clipper, cuts, total)
+        return ClippedSum(total, clipper.bound, norms)
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    """[P]: a copy of the trainable parameters."""
+    parts = [p.detach().flatten() for _, p in trainable(model)]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def set_parameters(model: nn.Module, vector: Tensor) -> None:
+    """Writes [P] into the trainable parameters."""
+    start = 0
+    with torch.no_grad():
+        for _, p in trainable(model):
+            p.copy_(vector[start : start + p.numel()].view_as(p))
+            start += p.numel()

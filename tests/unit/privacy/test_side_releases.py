@@ -169,6 +169,16 @@ def test_metric_sums_move_by_no_more_than_stated(unit: Unit) -> None:
         assert np.linalg.norm((moved - base.value) * 19) <= 2 * base.stddev / 1.5 + 1e-9
 
 
+def test_the_metric_sensitivity_is_attained() -> None:
+    starts, meters = np.arange(0, 190, 10), np.zeros(19, dtype=np.int64)
+    scores = np.full((19, 3), 9.0)
+    args = {**COMMON, "unit": READING, "window": 48, "cap": 2.0, "rng": Silent()}
+    base = private_metrics(scores, starts, meters, **args)
+    scores[(starts <= 50) & (starts + 48 > 50)] = math.nan
+    moved = private_metrics(scores, starts, meters, **args).value
+    assert np.linalg.norm((moved - base.value) * 19) == pytest.approx(base.stddev / 1.5)
+
+
 def test_noise_has_the_stated_size() -> None:
     full = np.ones((1, 100_000), dtype=bool)
     full[0, :50_000] = False

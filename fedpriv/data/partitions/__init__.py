@@ -1,0 +1,1 @@
+"""Families of partitions; `fedpriv.data.partition` is their registry."""
