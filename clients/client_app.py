@@ -7,19 +7,23 @@ ledger, *then* the first private row. Whatever goes wrong is answered with a cod
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.node import Node, NotConfigured, identify
+from clients.node import BadScenario, Node, NotConfigured, identify
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError
 from fedpriv.messages import (
     SCHEMA,
     BudgetReply,
+    CountReply,
+    CountRequest,
     EvaluateReply,
     EvaluateRequest,
     Hello,
@@ -29,10 +33,11 @@ from fedpriv.messages import (
     WireError,
     decode_model,
 )
-from fedpriv.privacy.contract import Contract
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.renyi_contract import AnyContract
 from fedpriv.provenance import source_digest
-from fedpriv.training import LocalWorker
+from fedpriv.releases import side_run
+from fedpriv.training import LocalWorker, Trained
 
 _log = logging.getLogger("fedpriv.clients")
 _MAX_LEDGERS = 128  # open files; the least recently used is closed
@@ -58,6 +63,12 @@ def evaluate(message: Message, context: Context) -> Message:
 def hello(message: Message, context: Context) -> Message:
     """Who is there: -> `Hello`."""
     return _guarded(message, context, _hello)
+
+
+@app.query("count")
+def count(message: Message, context: Context) -> Message:
+    """A noisy count of readings: `CountRequest` -> `CountReply`; refused unless the scenario pays for it."""
+    return _guarded(message, context, _count)
 
 
 @app.query("budget")
@@ -89,6 +100,8 @@ def _refusal(error: Exception) -> Refusal:
             return Refusal.LEDGER_CONFLICT
         case NotConfigured():
             return Refusal.NOT_CONFIGURED
+        case BadScenario():
+            return Refusal.BAD_REQUEST
         case InputError():
             return Refusal.NO_DATA
         case _:
@@ -109,14 +122,15 @@ def _train(message: Message, node: Node) -> Message:
         )
     worker = LocalWorker.for_scenario(node.local)
     parameters = decode_model(request.model, num_parameters=worker.num_parameters)
+    start = Trained(parameters, _rule_state(request, worker))
     if request.steps == 0:
-        return _reply(message, request, parameters, 0, "")
+        return _reply(message, request, start, 0, "")
     contract = worker.contract(request.run_id)
     if contract is None:
         if node.mode == "deployment":
             raise NotConfigured("a deployed client trains with privacy only")
-        return _reply(message, request, _trained(worker, node, request, parameters), 0, "")
-    return _train_privately(message, node, request, worker, parameters, contract)
+        return _reply(message, request, _trained(worker, node, request, start), 0, "")
+    return _train_privately(message, node, request, worker, start, contract)
 
 
 def _train_privately(
@@ -124,14 +138,18 @@ def _train_privately(
     node: Node,
     request: TrainRequest,
     worker: LocalWorker,
-    parameters: np.ndarray,
-    contract: Contract,
+    start: Trained,
+    contract: AnyContract,
 ) -> Message:
     ledger = _ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
     ledger.check_descends((request.ledger_seq, request.ledger_head))  # an old copy or a fork stops here
-    _ledgers.enrol(node, ledger, contract)
+    _ledgers.enrol(node, ledger, contract, *worker.side_contracts(request.run_id))
     reservation = ledger.reserve(
-        run_id=request.run_id, round=request.round, steps=request.steps, request_digest=request.digest()
+        run_id=request.run_id,
+        round=request.round,
+        steps=request.steps,
+        request_digest=request.digest(),
+        event=worker.round_event(request.round, request.steps),
     )
     # From here on the reservation is on disk; private rows may be read.
     if reservation.stored is not None:
@@ -142,34 +160,57 @@ def _train_privately(
         # Fresh noise for the same charge would be a second, unpaid release.
         raise WireError("this round was charged before and its reply is lost", Refusal.LOST)
     # In simulation the streams are seeded by client and round: computing again gives the identical release.
-    trained = _trained(worker, node, request, parameters)
+    trained = _trained(worker, node, request, start)
     reply = TrainReply(
         run_id=request.run_id,
         round=request.round,
         steps=request.steps,
         ledger_seq=0,
         ledger_head="",
-        parameters=trained,
+        parameters=trained.parameters,
+        rule=trained.rule_state,
     )
     ledger.store_reply(reservation, reply.to_bytes())
     return _reply(message, request, trained, *ledger.head())
 
 
-def _trained(worker: LocalWorker, node: Node, request: TrainRequest, parameters: np.ndarray) -> np.ndarray:
-    trained = worker.train(node.client, parameters, round=request.round, steps=request.steps, mode=node.mode)
-    if trained.dtype != np.float32 or trained.shape != parameters.shape or not np.isfinite(trained).all():
-        raise WireError("the trained model is not a finite float32 vector of the same length", Refusal.INTERNAL)
+def _trained(worker: LocalWorker, node: Node, request: TrainRequest, start: Trained) -> Trained:
+    trained = worker.train(
+        node.client,
+        start.parameters,
+        round=request.round,
+        steps=request.steps,
+        mode=node.mode,
+        rule_state=start.rule_state,
+    )
+    pairs = [(trained.parameters, start.parameters), (trained.rule_state, start.rule_state)]
+    for after, before in pairs:
+        if (after is None) != (before is None) or (
+            after is not None
+            and before is not None
+            and (after.dtype != np.float32 or after.shape != before.shape or not np.isfinite(after).all())
+        ):
+            raise WireError("what was trained is not a finite float32 vector of the same length", Refusal.INTERNAL)
     return trained
 
 
-def _reply(message: Message, request: TrainRequest, parameters: np.ndarray, seq: int, head: str) -> Message:
+def _rule_state(request: TrainRequest, worker: LocalWorker) -> np.ndarray | None:
+    """The memory of the rules that came with a request, of the size that the scenario says."""
+    size = worker.rule_state_size
+    if (request.rule is None) != (size == 0):
+        raise WireError(f"the rules of this scenario keep {size} numbers, but the request says otherwise")
+    return None if request.rule is None else decode_model(request.rule, num_parameters=size)
+
+
+def _reply(message: Message, request: TrainRequest, trained: Trained, seq: int, head: str) -> Message:
     reply = TrainReply(
         run_id=request.run_id,
         round=request.round,
         steps=request.steps,
         ledger_seq=seq,
         ledger_head=head,
-        parameters=parameters,
+        parameters=trained.parameters,
+        rule=trained.rule_state,
     )
     return Message(reply.to_record(), reply_to=message)
 
@@ -177,16 +218,81 @@ def _reply(message: Message, request: TrainRequest, parameters: np.ndarray, seq:
 def _evaluate(message: Message, node: Node) -> Message:
     request = EvaluateRequest.from_record(message.content)
     _check_agreed(request.source, request.scenario, node)
+    worker = LocalWorker.for_scenario(node.local)
+    part = "test" if request.part == "test" else "validation"
     sums: dict[str, float] = {}
     if node.mode == "simulation":
-        worker = LocalWorker.for_scenario(node.local)
-        parameters = decode_model(request.model, num_parameters=worker.num_parameters)
-        part = "test" if request.part == "test" else "validation"
         # A copy: torch does not take the read-only view of the message.
-        sums = worker.evaluate(node.client, parameters.copy(), part=part, samples=request.samples)
-    withheld = int(node.mode == "deployment")  # an exact score of private rows is a release nobody paid for
-    reply = EvaluateReply(run_id=request.run_id, round=request.round, part=request.part, withheld=withheld, sums=sums)
+        parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
+        sums = worker.evaluate(node.client, parameters, part=part, samples=request.samples)
+    reply = EvaluateReply(
+        run_id=request.run_id,
+        round=request.round,
+        part=request.part,
+        withheld=int(node.mode == "deployment"),  # an exact score of private rows is a release nobody paid for
+        sums=sums,
+        released=_released_metrics(node, request, worker, part),
+    )
     return Message(reply.to_record(), reply_to=message)
+
+
+def _released_metrics(
+    node: Node, request: EvaluateRequest, worker: LocalWorker, part: Literal["validation", "test"]
+) -> dict[str, float]:
+    """Noisy scores, if the scenario pays for them; nothing otherwise."""
+    if all(c.run_id != side_run(request.run_id, "metrics") for c in worker.side_contracts(request.run_id)):
+        return {}
+    number = 2 * request.round + (part == "test")
+    parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
+
+    def make() -> bytes:
+        found = worker.release_metrics(node.client, parameters, part=part, number=number, mode=node.mode)
+        return json.dumps(found).encode()
+
+    fresh = request.round == 0
+    ledger = _ledgers.get(node, create=node.mode == "simulation" and fresh)
+    return json.loads(_side_release(node, ledger, worker, request.run_id, "metrics", number, request.digest(), make))
+
+
+def _count(message: Message, node: Node) -> Message:
+    request = CountRequest.from_record(message.content)
+    _check_agreed(request.source, request.scenario, node)
+    worker = LocalWorker.for_scenario(node.local)
+    if all(c.run_id != side_run(request.run_id, "count") for c in worker.side_contracts(request.run_id)):
+        raise WireError("the scenario pays for no count")
+
+    def make() -> bytes:
+        return json.dumps(worker.release_count(node.client, mode=node.mode)).encode()
+
+    ledger = _ledgers.get(node, create=node.mode == "simulation")
+    found = json.loads(_side_release(node, ledger, worker, request.run_id, "count", 0, request.digest(), make))
+    seq, head = ledger.head()
+    reply = CountReply(run_id=request.run_id, count=found, ledger_seq=seq, ledger_head=head)
+    return Message(reply.to_record(), reply_to=message)
+
+
+def _side_release(
+    node: Node,
+    ledger: Ledger,
+    worker: LocalWorker,
+    run_id: str,
+    kind: Literal["count", "metrics"],
+    number: int,
+    digest: str,
+    make: Callable[[], bytes],
+) -> bytes:
+    """The stored bytes of a side release, or new ones: enrolled, reserved, and only then made from private rows."""
+    contract = worker.contract(run_id)
+    assert contract is not None, "side releases are planned for private runs only"
+    _ledgers.enrol(node, ledger, contract, *worker.side_contracts(run_id))
+    reservation = ledger.reserve(run_id=side_run(run_id, kind), round=number, steps=1, request_digest=digest)
+    if reservation.stored is not None:
+        return reservation.stored
+    if reservation.repeated and node.mode == "deployment":
+        raise WireError("this release was charged before and its reply is lost", Refusal.LOST)
+    made = make()
+    ledger.store_reply(reservation, made)
+    return made
 
 
 def _hello(message: Message, node: Node) -> Message:
@@ -234,7 +340,7 @@ class _Ledgers:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, Ledger] = OrderedDict()
-        self._enrolled: dict[str, Contract] = {}
+        self._enrolled: dict[str, tuple[AnyContract, ...]] = {}
 
     def get(self, node: Node, *, create: bool) -> Ledger:
         """The ledger of `node`, made if `create` and there is none."""
@@ -251,12 +357,19 @@ class _Ledgers:
             self._drop(next(iter(self._open)))
         return self._open[key]
 
-    def enrol(self, node: Node, ledger: Ledger, contract: Contract) -> None:
-        """Enrols once per process; the file knows it for good."""
+    def enrol(self, node: Node, ledger: Ledger, *contracts: AnyContract) -> None:
+        """Enrols once per process; the file knows it for good.
+
+        Raises:
+            WireError: the contracts are about another unit, relation or delta than the owner's ledger.
+        """
         key = str(node.ledger)
-        if self._enrolled.get(key) != contract:
-            ledger.enrol(contract)
-            self._enrolled[key] = contract
+        if self._enrolled.get(key) != contracts:
+            try:
+                ledger.enrol(*contracts, cap=node.epsilon)
+            except InputError as error:
+                raise WireError(f"the contract is not the owner's: {error}", Refusal.SCENARIO_MISMATCH) from error
+            self._enrolled[key] = contracts
 
     def close(self) -> None:
         """Closes all; the next request opens its ledger again."""
@@ -287,7 +400,14 @@ def _create(node: Node) -> Ledger:
 
 
 def _open(node: Node) -> Ledger:
-    return Ledger.open(node.ledger, dataset=node.dataset, mode=node.mode)
+    ledger = Ledger.open(node.ledger, dataset=node.dataset, mode=node.mode)
+    if node.mode == "deployment" and ledger.delta != node.delta:
+        ledger.close()
+        raise LedgerError(
+            f"the ledger {node.ledger} is about delta={ledger.delta:g}, the owner's file allows {node.delta:g}; "
+            "nothing was read."
+        )
+    return ledger
 
 
 def release() -> None:

@@ -37,10 +37,15 @@ _AGREED = (
     "validation_fraction",
 )
 _NODE_KEYS = {"client", "ledger", "dataset", "epsilon", "delta", "data"}
+_NODE_OPTIONAL = {"key"}  # Ed25519 key file that signs this client's labels: `fedpriv ledger keygen`
 
 
 class NotConfigured(InputError):
     """Neither a simulated nor a configured node."""
+
+
+class BadScenario(InputError):
+    """What the server gave as the scenario is none: unknown keys, or values out of range."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Node:
         ledger: path of the ledger.
         dataset: name of the data set that the ledger guards.
         epsilon, delta: the owner's budget.
+        digest: of the scenario that the server gave.
+        key: file of the key that signs this client's labels; None: labels are not signed.
     """
 
     client: str
@@ -69,6 +76,7 @@ class Node:
     epsilon: float
     delta: float
     digest: str = ""
+    key: Path | None = None
 
 
 def identify(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Node:
@@ -95,7 +103,10 @@ def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 @lru_cache(maxsize=4)
 def _scenario(run_config: tuple[tuple[str, Any], ...]) -> tuple[Scenario, str]:
-    scenario = Scenario.from_flat(dict(run_config))
+    try:
+        scenario = Scenario.from_flat(dict(run_config))
+    except InputError as error:
+        raise BadScenario(str(error)) from None
     return scenario, scenario.digest()
 
 
@@ -148,7 +159,7 @@ def _simulated(config: Mapping[str, Any], run_config: tuple[tuple[str, Any], ...
 
 def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
     scenario, digest = _scenario(run_config)
-    content = _operator_file(path)
+    content = operator_file(path)
     data = content["data"]
     if not isinstance(data, dict):
         raise NotConfigured(f"{path}: [data] is not a table; nothing was read.")
@@ -156,6 +167,8 @@ def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
     section = {name: getattr(scenario.data, name) for name in _AGREED} | data
     nested = scenario.nested() | {"data": section}
     local = Scenario().override(nested)
+    if scenario.model.warm_start:
+        raise BadScenario("model.warm_start names a file, and a server names no files at this node; nothing was read.")
     if not scenario.privacy.enabled:
         raise NotConfigured("a deployed client trains with privacy only; nothing was read.")
     return Node(
@@ -170,10 +183,11 @@ def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
         epsilon=float(str(content["epsilon"])),
         delta=float(str(content["delta"])),
         digest=digest,
+        key=Path(str(content["key"])) if "key" in content else None,
     )
 
 
-def _operator_file(path: Path) -> dict[str, object]:
+def operator_file(path: Path) -> dict[str, object]:
     """The operator's TOML: all keys there, none unknown, and writable by its owner alone."""
     try:
         mode = path.stat().st_mode
@@ -182,7 +196,7 @@ def _operator_file(path: Path) -> dict[str, object]:
         raise NotConfigured(f"the node file {path} cannot be read ({error}); nothing was read.") from None
     if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise NotConfigured(f"the node file {path} can be written by others (chmod go-w); nothing was read.")
-    if set(content) != _NODE_KEYS:
-        wrong = ", ".join(sorted(set(content) ^ _NODE_KEYS))
+    if not _NODE_KEYS <= set(content) <= _NODE_KEYS | _NODE_OPTIONAL:
+        wrong = ", ".join(sorted((set(content) - _NODE_OPTIONAL) ^ _NODE_KEYS))
         raise NotConfigured(f"the node file {path} has unknown or missing keys: {wrong}; nothing was read.")
     return content

@@ -31,6 +31,7 @@ TRAIN: Final = "train"
 EVALUATE: Final = "evaluate"
 HELLO: Final = "query.hello"
 BUDGET: Final = "query.budget"
+COUNT: Final = "query.count"
 
 Flat = NDArray[np.float32]
 Part = Literal["validation", "test"]
@@ -107,6 +108,7 @@ class _Body:
     """Scalars of a message: numbers in the MetricRecord `numbers`, words in the ConfigRecord `words`."""
 
     records: ClassVar[frozenset[str]] = frozenset({"numbers", "words"})
+    optional: ClassVar[frozenset[str]] = frozenset()  # records that need not be there
 
     @classmethod
     def declared(cls) -> dict[str, Field]:
@@ -123,7 +125,7 @@ class _Body:
 
     @classmethod
     def _parse(cls, record: RecordDict) -> dict[str, Any]:
-        if set(record) != set(cls.records):
+        if not cls.records <= set(record) <= cls.records | cls.optional:
             raise WireError(f"{cls.__name__} has the records {_names(record)}, expected {_names(cls.records)}")
         numbers, words = record["numbers"], record["words"]
         if not isinstance(numbers, MetricRecord) or not isinstance(words, ConfigRecord):
@@ -232,6 +234,7 @@ class TrainRequest(_Body):
     """Train `steps` private steps from `model` in round `round`."""
 
     records: ClassVar[frozenset[str]] = frozenset({"numbers", "words", "model"})
+    optional: ClassVar[frozenset[str]] = frozenset({"rule"})
 
     run_id: str = _public(str, "names the run; the same after a resume")
     round: int = _public(int, "1, 2, ...", 1, 1_000_000)
@@ -241,11 +244,14 @@ class TrainRequest(_Body):
     ledger_seq: int = _event(int, "last ledger entry of this client that the server saw", 0, 2**62)
     ledger_head: str = _event(str, "hash of that entry; empty before the first")
     model: ArrayRecord
+    rule: ArrayRecord | None = None  # what the rules remember, as a flat vector; basis: event. None: they keep nothing
 
     def to_record(self) -> RecordDict:
-        """For Flower; `model` is shared, not copied."""
+        """For Flower; `model` and `rule` are shared, not copied."""
         record = self._scalars()
         record["model"] = self.model
+        if self.rule is not None:
+            record["rule"] = self.rule
         return record
 
     @classmethod
@@ -259,7 +265,10 @@ class TrainRequest(_Body):
         model = record["model"]
         if not isinstance(model, ArrayRecord):
             raise WireError("TrainRequest: `model` is a record of another type")
-        return cls(**values, model=model)
+        rule = record.get("rule")
+        if rule is not None and not isinstance(rule, ArrayRecord):
+            raise WireError("TrainRequest: `rule` is a record of another type")
+        return cls(**values, model=model, rule=rule)
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply; two requests with it are the same request."""
@@ -268,6 +277,10 @@ class TrainRequest(_Body):
         )
         for name in self.model:
             total.update(self.model[name].data)
+        if self.rule is not None:
+            total.update(b"rule")
+            for name in self.rule:
+                total.update(self.rule[name].data)
         return total.hexdigest()
 
 
@@ -276,6 +289,7 @@ class TrainReply(_Body):
     """New parameters after the asked steps: a release that the ledger charged before any private row was read."""
 
     records: ClassVar[frozenset[str]] = frozenset({"numbers", "words", "model"})
+    optional: ClassVar[frozenset[str]] = frozenset({"rule"})
 
     run_id: str = _public(str, "echo of the request")
     round: int = _public(int, "echo of the request", 1, 1_000_000)
@@ -283,11 +297,14 @@ class TrainReply(_Body):
     ledger_seq: int = _event(int, "number of the client's newest ledger entry; 0 without privacy", 0, 2**62)
     ledger_head: str = _event(str, "hash of that entry; the server echoes it, so that an old copy is noticed")
     parameters: Flat  # [P] float32; basis: event
+    rule: Flat | None = None  # the request's `rule` advanced by these steps, float32; basis: event
 
     def to_record(self) -> RecordDict:
         """For Flower."""
         record = self._scalars()
         record["model"] = encode_model(self.parameters)
+        if self.rule is not None:
+            record["rule"] = encode_model(self.rule)
         return record
 
     @classmethod
@@ -298,12 +315,17 @@ class TrainReply(_Body):
             WireError: other fields, types, ranges, shape than declared, or values that are not finite.
         """
         values = cls._parse(record)
-        return cls(**values, parameters=decode_model(record["model"], num_parameters=num_parameters))
+        rule = decode_model(record["rule"], num_parameters=None) if "rule" in record else None
+        return cls(**values, parameters=decode_model(record["model"], num_parameters=num_parameters), rule=rule)
 
     def to_bytes(self) -> bytes:
         """For the ledger's outbox: what would be sent, without the ledger's head (that is added when sending)."""
-        head = json.dumps({"run_id": self.run_id, "round": self.round, "steps": self.steps}).encode()
-        body = np.ascontiguousarray(self.parameters, dtype="<f4").tobytes()
+        told: dict[str, object] = {"run_id": self.run_id, "round": self.round, "steps": self.steps}
+        if self.rule is not None:
+            told["rule"] = int(self.rule.size)  # the last so many numbers of the body
+        head = json.dumps(told).encode()
+        parts = [self.parameters] if self.rule is None else [self.parameters, self.rule]
+        body = b"".join(np.ascontiguousarray(part, dtype="<f4").tobytes() for part in parts)
         return struct.pack("<I", len(head)) + head + body
 
     @classmethod
@@ -316,8 +338,13 @@ class TrainReply(_Body):
         try:
             (length,) = struct.unpack_from("<I", data)
             head = json.loads(data[4 : 4 + length])
-            parameters = np.frombuffer(data, dtype="<f4", offset=4 + length)
-            return cls(**head, ledger_seq=ledger_seq, ledger_head=ledger_head, parameters=parameters)
+            parameters, rule = np.frombuffer(data, dtype="<f4", offset=4 + length), None
+            if "rule" in head:
+                size = int(head.pop("rule"))
+                if not 0 < size < parameters.size:
+                    raise ValueError
+                parameters, rule = parameters[:-size], parameters[-size:]
+            return cls(**head, ledger_seq=ledger_seq, ledger_head=ledger_head, parameters=parameters, rule=rule)
         except (struct.error, ValueError, TypeError):
             raise WireError("the stored reply is damaged; it was not sent", Refusal.LEDGER_CONFLICT) from None
 
@@ -357,21 +384,32 @@ class EvaluateRequest(_Body):
             raise WireError("EvaluateRequest: `model` is a record of another type")
         return cls(**values, model=model)
 
+    def digest(self) -> str:
+        """Hex SHA-256 of everything that decides the reply; two requests with it are the same request."""
+        parts = [SCHEMA, self.run_id, self.round, self.part, self.samples, self.source, self.scenario]
+        total = hashlib.sha256(json.dumps(parts).encode())
+        for name in self.model:
+            total.update(self.model[name].data)
+        return total.hexdigest()
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateReply(_Body):
-    """Mergeable sums of scores on held-out private data: basis `simulation-only`, withheld by a deployed client."""
+    """Scores on held-out private data: exact sums in simulation only, noisy means where the ledger was charged."""
 
     records: ClassVar[frozenset[str]] = frozenset({"numbers", "words", "sums"})
+    optional: ClassVar[frozenset[str]] = frozenset({"released"})
     sums_basis: ClassVar[Basis] = Basis.SIMULATION_ONLY
+    released_basis: ClassVar[Basis] = Basis.EVENT
 
     run_id: str = _public(str, "echo of the request")
     round: int = _public(int, "echo of the request", 0, 1_000_000)
     part: str = _public(str, "echo of the request")
-    withheld: int = _public(int, "1: this client does not send scores", 0, 1)
+    withheld: int = _public(int, "1: this client does not send exact scores", 0, 1)
     sums: Mapping[str, float] = field(
         default_factory=dict[str, float]
     )  # see fedpriv.metrics; keys begin with a model's name
+    released: Mapping[str, float] = field(default_factory=dict[str, float])  # noisy means, see fedpriv.releases
 
     def to_record(self) -> RecordDict:
         """For Flower.
@@ -382,6 +420,9 @@ class EvaluateReply(_Body):
         record = self._scalars()
         record["sums"] = MetricRecord({name: float(value) for name, value in self.sums.items()})
         _check_sums(cast(MetricRecord, record["sums"]), withheld=bool(self.withheld))
+        if self.released:
+            record["released"] = MetricRecord({name: float(value) for name, value in self.released.items()})
+            _check_sums(cast(MetricRecord, record["released"]), withheld=False)
         return record
 
     @classmethod
@@ -396,7 +437,15 @@ class EvaluateReply(_Body):
         if not isinstance(sums, MetricRecord):
             raise WireError("EvaluateReply: `sums` is a record of another type")
         _check_sums(sums, withheld=bool(values["withheld"]))
-        return cls(**values, sums={name: cast(float, value) for name, value in sums.items()})
+        released = record.get("released", MetricRecord())
+        if not isinstance(released, MetricRecord):
+            raise WireError("EvaluateReply: `released` is a record of another type")
+        _check_sums(released, withheld=False)
+        return cls(
+            **values,
+            sums={name: cast(float, value) for name, value in sums.items()},
+            released={name: cast(float, value) for name, value in released.items()},
+        )
 
 
 def _check_sums(sums: MetricRecord, *, withheld: bool) -> None:
@@ -409,6 +458,56 @@ def _check_sums(sums: MetricRecord, *, withheld: bool) -> None:
             raise WireError("an evaluation has a key that is not made of letters, digits and _.:/-")
         if type(value) is not float or not math.isfinite(value):
             raise WireError(f"sum {name} is not a finite float")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountRequest(_Body):
+    """How many readings has this client? Answered with a noisy count, if the scenario pays for one."""
+
+    run_id: str = _public(str, "names the run; the same after a resume")
+    source: str = _public(str, "digest of the code that asks")
+    scenario: str = _public(str, "digest of the scenario")
+
+    def to_record(self) -> RecordDict:
+        """For Flower."""
+        return self._scalars()
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        """Checked.
+
+        Raises:
+            WireError: other fields, types or ranges than declared.
+        """
+        return cls(**cls._parse(record))
+
+    def digest(self) -> str:
+        """Hex SHA-256 of everything that decides the reply."""
+        parts = [SCHEMA, self.run_id, self.source, self.scenario]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountReply(_Body):
+    """A noisy count of readings: a release that the ledger charged before any of them was looked at."""
+
+    run_id: str = _public(str, "echo of the request")
+    count: float = _event(float, "noisy number of calendar steps with a reading", 0, 1e15)
+    ledger_seq: int = _event(int, "number of the client's newest ledger entry", 0, 2**62)
+    ledger_head: str = _event(str, "hash of that entry")
+
+    def to_record(self) -> RecordDict:
+        """For Flower."""
+        return self._scalars()
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        """Checked.
+
+        Raises:
+            WireError: other fields, types or ranges than declared.
+        """
+        return cls(**cls._parse(record))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -498,6 +597,9 @@ def read_train_reply(message: Message, request: TrainRequest, *, num_parameters:
     reply = TrainReply.from_record(message.content, num_parameters=num_parameters)
     if (reply.run_id, reply.round, reply.steps) != (request.run_id, request.round, request.steps):
         raise WireError("the reply belongs to another request")
+    asked = None if request.rule is None else decode_model(request.rule, num_parameters=None).size
+    if (None if reply.rule is None else reply.rule.size) != asked:
+        raise WireError("the reply's rule state is not of the size that was sent")
     return reply
 
 
@@ -541,3 +643,18 @@ def read_budget(message: Message) -> BudgetReply:
         refusal = refusal_of(message)
         raise WireError(f"the client refused: {refusal.word}", refusal)
     return BudgetReply.from_record(message.content)
+
+
+def read_count(message: Message, request: CountRequest) -> CountReply:
+    """The checked answer to `request`.
+
+    Raises:
+        WireError: an error reply, or a reply that is not what was asked for.
+    """
+    if message.has_error():
+        refusal = refusal_of(message)
+        raise WireError(f"the client refused: {refusal.word}", refusal)
+    reply = CountReply.from_record(message.content)
+    if reply.run_id != request.run_id:
+        raise WireError("the reply belongs to another request")
+    return reply

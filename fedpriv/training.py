@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from dp_accounting import DpEvent, dp_event
 from numpy.typing import NDArray
 
 from fedpriv import evaluation
@@ -25,16 +26,22 @@ from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
 from fedpriv.models.denoiser import Denoiser, build_denoiser
 from fedpriv.models.parameters import load_trainable, trainable_vector
-from fedpriv.privacy.accounting import calibrate
+from fedpriv.privacy.accounting import calibrate, epsilon_of, filter_epsilon
 from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.engines import make_engine
-from fedpriv.privacy.events import encode_event
+from fedpriv.privacy.engines.base import layout
+from fedpriv.privacy.engines.functional import FunctionalEngine
 from fedpriv.privacy.engines.plain import plain_mean
+from fedpriv.privacy.events import ScheduledDpEvent, encode_event
+from fedpriv.privacy.hardened import GridEngine, HardenedMechanism, check_rules, check_size
 from fedpriv.privacy.mechanism import Mechanism
 from fedpriv.privacy.optimizers import make_optimizer
+from fedpriv.privacy.recipe import Recipe, event_of, make_rules
+from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract, filter_left
 from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import Relation, Unit
+from fedpriv.releases import make_count, make_metrics, side_contracts, side_parts, whole_event
 from fedpriv.schedule import make_schedule
 from fedpriv.seeding import PrivacyRng, SystemRandom, stream, torch_generator
 
@@ -45,13 +52,38 @@ _workers: OrderedDict[str, LocalWorker] = OrderedDict()
 _MAX_WORKERS = 4
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a client's steps lead to: releases, and functions of releases.
+
+    Attributes:
+        parameters: [P] float32.
+        rule_state: what the privacy rules remember, float32; None when they keep nothing.
+    """
+
+    parameters: Vector
+    rule_state: Vector | None = None
+
+
+def make_recipe(scenario: Scenario, noise_multiplier: float) -> Recipe:
+    """The whole private step that a scenario describes, with `noise_multiplier` as the TOTAL noise of its start.
+
+    Raises:
+        InputError: rules that are not known, do not go together, or leave no noise for the gradient.
+    """
+    rules = make_rules(scenario.privacy, steps_total=scenario.steps_total)
+    return Recipe(mechanism=make_mechanism(scenario, noise_multiplier), rules=rules)
+
+
 def make_mechanism(scenario: Scenario, noise_multiplier: float) -> Mechanism:
-    """The mechanism that a scenario describes: sampler, clipper, noise and event from one place."""
+    """The mechanism that a scenario describes: sampler, clipper, noise and event of a step, from one place."""
     privacy = scenario.privacy
+    chosen = privacy.rules()
     steps_per_day = day_steps(roster(scenario).step)
-    return Mechanism(
+    kind = HardenedMechanism if privacy.noise == "discrete-gaussian" else Mechanism
+    return kind(
         sampler=RandomPhaseTiling(scenario.task.window, privacy.sampling_prob),
-        clipper=make_clipper(privacy.clipper, bound=privacy.bound, **privacy.clipper_options),
+        clipper=make_clipper(chosen.clipper, bound=privacy.bound, **chosen.clipper_options),
         noise_multiplier=noise_multiplier,
         unit=Unit.parse(privacy.unit, steps_per_day=steps_per_day),
         relation=Relation.parse(privacy.relation),
@@ -61,18 +93,24 @@ def make_mechanism(scenario: Scenario, noise_multiplier: float) -> Mechanism:
 def resolve(scenario: Scenario) -> Scenario:
     """The scenario with its noise multiplier filled in: the least that keeps (epsilon, delta) over all steps.
 
+    Side releases that the scenario asks for come out of the same budget: what they leave is what training may spend.
+
     A noise multiplier that the scenario states is left as it is; whether the budget allows it is decided by each
     client's ledger.
     """
     privacy = scenario.privacy
-    make_clipper(privacy.clipper, bound=privacy.bound, **privacy.clipper_options)  # its errors come first
+    rules = make_rules(privacy, steps_total=scenario.steps_total)  # its errors come first
+    rules.engine_name(privacy.engine)
+    if privacy.noise == "discrete-gaussian":
+        check_rules(privacy.rules())
     if privacy.enabled and privacy.noise_multiplier is None and scenario.steps_total:
         sigma = calibrate(
-            lambda value: make_mechanism(scenario, value).step_event(),
-            count=scenario.steps_total,
+            lambda value: whole_event(scenario, event_of(make_mechanism(scenario, value), rules)),
+            count=1,
             epsilon=privacy.epsilon,
             delta=privacy.delta,
             relation=Relation.parse(privacy.relation),
+            accountant=privacy.accountant,
         )
         scenario = scenario.override({"privacy.noise_multiplier": sigma})
     if scenario.optimizer.learning_rate is None:
@@ -88,7 +126,7 @@ def suggested_learning_rate(scenario: Scenario) -> float:
     steps do not scale with the gradient, a hundredth of it. Without privacy the batch gradient, not each row's, is
     clipped: 0.5 for the skip, 0.12 where a transformer learns. Found on EIA-930 at two noise levels; docs/results.md.
     """
-    adam = 0.01 if scenario.optimizer.name.startswith("adam") else 1.0
+    adam = 0.01 if scenario.optimizer.name in ("adam", "adamw", "lamb") else 1.0
     if not scenario.privacy.enabled:
         return adam * (0.5 if scenario.model.trainable == "skip" else 0.12)
     people, privacy = roster(scenario), scenario.privacy
@@ -131,20 +169,35 @@ class LocalWorker:
         channels = len(roster(scenario).channels)
         generator = torch_generator(stream(scenario.run.seed, "model"))
         self.model: Denoiser = build_denoiser(
-            scenario, channels=channels, calendar_features=CALENDAR_FEATURES, generator=generator
+            scenario,
+            channels=channels,
+            calendar_features=CALENDAR_FEATURES,
+            generator=generator,
+            period=day_steps(roster(scenario).step),
         ).to(self.device)
         self._initial = trainable_vector(self.model).numpy().copy()
         self._loss = make_loss(scenario.diffusion)
         self._schedule = make_schedule(scenario.diffusion)
         privacy = scenario.privacy
-        self._engine = make_engine(privacy.engine, self.model, self._loss, microbatch=privacy.microbatch)
-        self._mechanism: Mechanism | None = None
+        self._layout = layout(self.model)
+        self._recipe: Recipe | None = None
+        engine = privacy.engine
         if privacy.enabled:
             if privacy.noise_multiplier is None and scenario.steps_total:
                 raise InputError(
                     "privacy.noise_multiplier is not set; resolve the scenario first. Nothing was trained."
                 )
-            self._mechanism = make_mechanism(scenario, privacy.noise_multiplier or 1.0)
+            self._recipe = make_recipe(scenario, privacy.noise_multiplier or 1.0)
+            engine = self._recipe.rules.engine_name(engine)
+        hardened = privacy.enabled and privacy.noise == "discrete-gaussian"
+        if hardened:
+            check_rules(privacy.rules())
+            check_size(len(self._initial))
+            engine = "functional"
+        self._engine = make_engine(engine, self.model, self._loss, microbatch=privacy.microbatch)
+        if hardened:
+            assert isinstance(self._engine, FunctionalEngine)
+            self._engine = GridEngine(self._engine)
         self._sampler = RandomPhaseTiling(scenario.task.window, privacy.sampling_prob)
 
     @classmethod
@@ -167,40 +220,99 @@ class LocalWorker:
         """[P] start values, equal in every process of the same seed."""
         return self._initial.copy()
 
-    def contract(self, run_id: str) -> Contract | None:
-        """What every client commits to when it joins: the event of all steps of the run. None without privacy."""
-        if self._mechanism is None or self.scenario.steps_total == 0:
+    def initial_rule_state(self) -> Vector | None:
+        """What the privacy rules remember before the first step: public. None when they keep nothing."""
+        state = self._recipe.initial_state(self.num_parameters) if self._recipe else None
+        return None if state is None else state.numpy().copy()
+
+    @property
+    def rule_state_size(self) -> int:
+        """Numbers that the privacy rules remember from step to step."""
+        kept = self._recipe.state_layout(self.num_parameters) if self._recipe else None
+        return 0 if kept is None else kept.size
+
+    def contract(self, run_id: str) -> AnyContract | None:
+        """What every client commits to when it joins: the event of all steps of the run. None without privacy.
+
+        With privacy.accountant=rdp it is a filter of the order at which the planned run is cheapest.
+        """
+        if self._recipe is None or self.scenario.steps_total == 0:
             return None
         privacy = self.scenario.privacy
+        promise = {"unit": privacy.unit, "relation": privacy.relation, "delta": privacy.delta}
+        if privacy.accountant == "rdp":
+            whole = whole_event(self.scenario, self._recipe.event())
+            _, order = filter_epsilon([(whole, 1)], privacy.delta, privacy.relation)
+            left = filter_left(side_parts(self.scenario), order, epsilon=privacy.epsilon, **promise)
+            return RenyiContract(run_id=run_id, order=order, epsilon=left, terms=canonical(self.terms()), **promise)
         return Contract(
             run_id=run_id,
-            event=encode_event(self._mechanism.step_event()),
+            event=encode_event(self._recipe.event()),
             steps_total=self.scenario.steps_total,
             steps_per_round=self.scenario.federation.local_steps,
-            unit=privacy.unit,
-            relation=privacy.relation,
-            delta=privacy.delta,
             epsilon=privacy.epsilon,
             terms=canonical(self.terms()),
+            **promise,
         )
+
+    def planned_epsilon(self) -> float:
+        """What the whole run costs by its own settings, side releases included; 0 without privacy. Public."""
+        if self._recipe is None or self.scenario.steps_total == 0:
+            return 0.0
+        privacy, whole = self.scenario.privacy, [(whole_event(self.scenario, self._recipe.event()), 1)]
+        if privacy.accountant == "rdp":
+            return filter_epsilon(whole, privacy.delta, privacy.relation)[0]
+        return epsilon_of(whole, privacy.delta, privacy.relation)
+
+    def round_event(self, round: int, steps: int) -> DpEvent | None:
+        """What a request says about its round under a filter: the events of its steps. None for a contract of steps."""
+        if self._recipe is None or self.scenario.privacy.accountant != "rdp":
+            return None
+        event = self._recipe.event()
+        if not isinstance(event, ScheduledDpEvent):
+            return event
+        first = (round - 1) * self.scenario.federation.local_steps
+        parts = event.part(first, first + steps)
+        return dp_event.ComposedDpEvent([dp_event.SelfComposedDpEvent(e, n) for e, n in parts])
+
+    def side_contracts(self, run_id: str) -> list[Contract]:
+        """What is enrolled beside it: the side releases that the scenario asks for."""
+        return side_contracts(self.scenario, run_id) if self._recipe is not None else []
 
     def terms(self) -> dict[str, object]:
         """Public constants of every step, which a contract fixes and a request must repeat."""
-        assert self._mechanism is not None
-        privacy = self.scenario.privacy
+        assert self._recipe is not None
         return {
             **self._sampler.terms(),
-            "noise_multiplier": self._mechanism.noise_multiplier,
-            "clipper": privacy.clipper,
-            "clipper_options": dict(privacy.clipper_options),
-            "bound": self._mechanism.clipper.bound,
+            **self._recipe.rules.describe(self._recipe.mechanism.noise_multiplier),
+            "noise": self.scenario.privacy.noise,
             "steps_per_day": day_steps(roster(self.scenario).step),
         }
 
-    def train(self, client: str, parameters: Vector, *, round: int, steps: int, mode: Mode) -> Vector:
-        """`steps` private steps on the client's training part, from `parameters` [P]; returns new parameters [P].
+    def train(
+        self,
+        client: str,
+        parameters: Vector,
+        *,
+        round: int,
+        steps: int,
+        mode: Mode,
+        rule_state: Vector | None = None,
+    ) -> Trained:
+        """`steps` private steps on the client's training part, from `parameters` [P].
 
         The caller has reserved the steps in the client's ledger before: this reads private rows.
+
+        Args:
+            client: whose data.
+            parameters: [P] where to begin.
+            round: 1, 2, ...; with it the steps' place in the run.
+            steps: to take.
+            mode: simulation (seeded streams) or deployment.
+            rule_state: what the privacy rules remember, as the server has it; None when they keep nothing.
+
+        Raises:
+            InputError: a rule state that is not of these rules.
         """
         data = load_client(self.scenario, client)
         streams = _Streams(mode, self.scenario.run.seed, client, round)
@@ -208,19 +320,33 @@ class LocalWorker:
         task_rng, noise_rng = streams("task"), streams("noise")
         span = {"num_meters": data.num_meters, "start": data.train.start, "stop": data.train.stop}
         denominator = self._sampler.expected_batch_size(**span)
-        optimizer = make_optimizer(self._optimizer_config(round), unit=self._gradient_unit())
+        sizes = tuple(shape.numel() for shape in self._layout.shapes)
+        optimizer = make_optimizer(self._optimizer_config(round), unit=self._gradient_unit(), sizes=sizes)
         vector = torch.from_numpy(parameters.copy()).to(self.device)
-        for tiles in self._sampler.batches(**span, steps=steps, rng=streams("sampling")):
+        state = None if rule_state is None else torch.from_numpy(rule_state.copy()).to(self.device)
+        first = (round - 1) * self.scenario.federation.local_steps
+        batches = self._sampler.batches(**span, steps=steps, rng=streams("sampling"))
+        for step, tiles in enumerate(batches, start=first):
             load_trainable(self.model, vector)
             examples = self._examples(data, tiles.meter, tiles.start, task_rng)
             draws = draw(examples, self.scenario.diffusion.multiplicity, self._schedule, generator)
-            if self._mechanism is not None:
-                clipped = self._engine.clipped_sum(examples, draws, self._mechanism.clipper)
-                grad = self._mechanism.release(clipped, denominator=denominator, rng=noise_rng).grad
+            if self._recipe is not None:
+                done = self._recipe.run(
+                    self._engine,
+                    examples,
+                    draws,
+                    params=vector,
+                    state=state,
+                    step=step,
+                    denominator=denominator,
+                    layout=self._layout,
+                    rng=noise_rng,
+                )
+                grad, state = self._in_units(done.grad, done.bound), done.state
             else:
                 grad = self._plain_gradient(examples, draws)
             vector = optimizer.step(vector, grad)
-        return vector.cpu().numpy()
+        return Trained(vector.cpu().numpy(), None if state is None else state.cpu().numpy())
 
     def evaluate(
         self, client: str, parameters: Vector, *, part: Literal["validation", "test"], samples: int
@@ -229,6 +355,20 @@ class LocalWorker:
         data = load_client(self.scenario, client)
         load_trainable(self.model, torch.from_numpy(parameters))
         return evaluation.evaluate(self.model, data, self.scenario, part=part, samples=samples, device=self.device)
+
+    def release_count(self, client: str, *, mode: Mode) -> float:
+        """A noisy count of the client's readings; paid for before. Reads private rows."""
+        data = load_client(self.scenario, client)
+        return make_count(data, self.scenario, _Streams(mode, self.scenario.run.seed, client, 0)("count")).value
+
+    def release_metrics(
+        self, client: str, parameters: Vector, *, part: Literal["validation", "test"], number: int, mode: Mode
+    ) -> dict[str, float]:
+        """Noisy held-out scores; release `number` of the run, paid for before. Reads private rows."""
+        data = load_client(self.scenario, client)
+        load_trainable(self.model, torch.from_numpy(parameters))
+        rng = _Streams(mode, self.scenario.run.seed, client, number)("metrics")
+        return make_metrics(self.model, data, self.scenario, part=part, device=self.device, rng=rng)
 
     def forecasts(self, client: str, parameters: Vector, *, count: int, samples: int) -> evaluation.Forecasts:
         """A few test windows with truth, point forecast and quantiles, for pictures. Simulation only."""
@@ -253,7 +393,14 @@ class LocalWorker:
     def _gradient_unit(self) -> float:
         """What the learning rate is measured in: the stated bound, so that rules are compared on equal terms."""
         privacy = self.scenario.privacy
-        return self._mechanism.clipper.bound if self._mechanism and privacy.normalize_by_bound else 1.0
+        return self._recipe.rules.clipper.bound if self._recipe and privacy.normalize_by_bound else 1.0
+
+    def _in_units(self, grad: torch.Tensor, bound: float) -> torch.Tensor:
+        """Where a controller moves the bound, the learning rate is in units of the bound in force."""
+        unit = self._gradient_unit()
+        if not self.scenario.privacy.normalize_by_bound or bound == unit:
+            return grad
+        return grad * (unit / bound)
 
     def _optimizer_config(self, round: int) -> OptimizerConfig:
         """The optimiser of this round, with the learning rate that the public schedule has left."""

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from clients.node import SIMULATION_VARIABLE, forget
+from fedpriv import forecasting, imputation
 from fedpriv.config import Scenario
 from fedpriv.data.clients import load_client, roster
+from fedpriv.data.table import Table
 from fedpriv.data.windows import day_steps
 from fedpriv.errors import BudgetExceeded, LedgerError
 from fedpriv.evaluation import LEVELS, Forecasts
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.forecasts import ForecastExamples
+from fedpriv.reports.model_card import ModelFacts, write_card
+from fedpriv.trained import Trained
 from fedpriv.training import LocalWorker, resolve
 from simulations.scenarios import load
 from strategies.server_app import Listener, federation
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Engine = Literal["inline", "ray", "flower"]
 _PICTURED = 4  # clients shown in the report
@@ -67,6 +71,74 @@ class Run:
     def model(self) -> dict[str, NDArray[Any]]:
         """The final model's parameters by name."""
         return self.folder.model()
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """A run that is on disk.
+
+        Raises:
+            InputError: not a run folder, or a damaged file in it.
+        """
+        return cls(RunFolder.open(path))
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The final model, ready for `fedpriv.forecasting` and `fedpriv.imputation`.
+
+        Raises:
+            InputError: the run has no model yet.
+        """
+        return Trained.load(self.path)
+
+    def forecast(self, table: Any, *, keep_samples: bool = False, **options: Any) -> pd.DataFrame:
+        """Forecasts of your own series: a row per series and step with mean and quantiles.
+
+        Remarks, and series that could not be forecast, are given as warnings.
+
+        Args:
+            table: a DataFrame with a DatetimeIndex and a column for each series, or a fedpriv `Table`.
+            keep_samples: also the samples, a column each.
+            **options: horizon, samples, seed, at, channels, resample, timezone, unit: see
+                `fedpriv.forecasting.forecast`.
+
+        Raises:
+            InputError: the model cannot forecast, or the table does not fit it.
+        """
+        found = forecasting.forecast(self.trained, table, **options)
+        _warn([*found.notes, *(f"{name} was left out: {reason}" for name, reason in found.skipped.items())])
+        frame = found.frame(samples=keep_samples)
+        return frame.assign(time=_like(pd.DatetimeIndex(frame["time"]), table))
+
+    def impute(self, table: Any, **options: Any) -> pd.DataFrame:
+        """Your own table with its gaps filled; what was read is unchanged. With `samples`, NAME.q05 ... NAME.q95 too.
+
+        Remarks, and gaps that were left open, are given as warnings.
+
+        Args:
+            table: a DataFrame with a DatetimeIndex and a column for each series, or a fedpriv `Table`.
+            **options: samples, seed, longest_gap, channels, resample, timezone, unit: see
+                `fedpriv.imputation.impute`.
+
+        Raises:
+            InputError: the model cannot fill gaps, or the table does not fit it.
+        """
+        found = imputation.impute(self.trained, table, **options)
+        _warn([*found.notes, *(f"left open: {g.series}, {g.start}, {g.steps} steps: {g.reason}" for g in found.left)])
+        frame = found.frame(uncertainty=bool(options.get("samples")))
+        return frame.set_axis(_like(frame.index, table), axis=0)
+
+
+def _like(stamps: pd.DatetimeIndex, table: Any) -> pd.DatetimeIndex:
+    """Stamps with the zone, resolution and name of a DataFrame's index; of a `Table`, as they are."""
+    own = getattr(table, "index", None)
+    if isinstance(table, Table) or not isinstance(own, pd.DatetimeIndex):
+        return stamps
+    return (stamps if own.tz is None else stamps.tz_convert(own.tz)).as_unit(own.unit).rename(own.name)
+
+
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        warnings.warn(line, UserWarning, stacklevel=3)
 
 
 def simulate(
@@ -199,9 +271,10 @@ def _simulation() -> Iterator[None]:
 
 
 def _write_up(scenario: Scenario, folder: RunFolder) -> None:
-    """Label, example forecasts and page, from what the run left behind."""
+    """Label, model card, example forecasts and page, from what the run left behind."""
     if scenario.privacy.enabled and scenario.steps_total:
         folder.write_label(_label(scenario, folder))
+    write_card(folder, _facts(scenario))
     folder.write_examples(_examples(scenario, folder))
     from fedpriv.reports.page import write_report
 
@@ -218,6 +291,24 @@ def _label(scenario: Scenario, folder: RunFolder) -> dict[str, Any]:
         {name: folder.ledger_path(name) for name in public.names},
         steps_per_day=day_steps(public.step),
         calendar_steps={name: part.stop - part.start for name, part in trained.items()},  # declared public
+    )
+
+
+def _facts(scenario: Scenario) -> ModelFacts:
+    """Calendars, names and units of the training data: nothing of what was read."""
+    public = roster(scenario)
+    clients = [load_client(scenario, name) for name in public.names]
+    clocks = {data.timezone for data in clients}
+    return ModelFacts(
+        step=public.step,
+        channels=public.channels,
+        unit=public.unit or clients[0].unit,
+        timezone=clocks.pop() if len(clocks) == 1 else "",
+        clients=public.names,
+        start=min(data.start + data.train.start * data.step for data in clients),
+        stop=max(data.start + (data.train.stop - 1) * data.step for data in clients),
+        licence=public.licence,
+        citation=public.citation,
     )
 
 

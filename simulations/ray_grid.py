@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 import time
 from collections import deque
@@ -34,34 +35,38 @@ _INLINE_BYTES = 8 << 20
 _PASSED_ON = ("FEDPRIV_DATA_DIR", "FEDPRIV_CACHE_DIR")
 
 
-# A model on its way through the object store: name of the record, then (key, dtype, shape, kind, bytes as uint8 [n])
-# for each array. Ray copies NumPy buffers once and maps them at the other end; bytes inside a pickled Message it
-# copies four times.
-Packed = tuple[str, list[tuple[str, str, tuple[int, ...], str, NDArray[np.uint8]]]]
+# The array records of a message on their way through the object store: name of the record -> (key, dtype, shape, kind,
+# bytes as uint8 [n]) of each array. Ray copies NumPy buffers once and maps them at the other end; bytes inside a
+# pickled Message it copies four times.
+Packed = dict[str, list[tuple[str, str, tuple[int, ...], str, NDArray[np.uint8]]]]
+Records = dict[str, ArrayRecord]
+Shared = tuple[int, list[Any]]  # serial number, [reference]
 
 
-def split(message: Message) -> tuple[Message, str, ArrayRecord | None]:
-    """The message without its one ArrayRecord, the record's name, and the record; as it is when there is none."""
-    if not message.has_content():
-        return message, "", None
-    models = [(name, record) for name, record in message.content.items() if isinstance(record, ArrayRecord)]
-    if not models:
-        return message, "", None
-    ((name, model),) = models
-    rest = RecordDict({n: record for n, record in message.content.items() if n != name})
-    return Message(content=rest, metadata=message.metadata), name, model  # pyright: ignore[reportCallIssue]
+def split(message: Message) -> tuple[Message, Records]:
+    """The message without its array records (itself when it has none), and these by name."""
+    content = message.content if message.has_content() else {}
+    records = {name: record for name, record in content.items() if isinstance(record, ArrayRecord)}
+    if not records:
+        return message, {}
+    rest = RecordDict({name: record for name, record in content.items() if name not in records})
+    return Message(content=rest, metadata=message.metadata), records  # pyright: ignore[reportCallIssue]
 
 
-def pack(name: str, record: ArrayRecord) -> Packed:
+def pack(records: Records) -> Packed:
     """For the object store; no copy."""
-    return name, [
-        (key, a.dtype, tuple(a.shape), a.stype, np.frombuffer(a.data, dtype=np.uint8)) for key, a in record.items()
-    ]
+    return {
+        name: [(k, a.dtype, tuple(a.shape), a.stype, np.frombuffer(a.data, dtype=np.uint8)) for k, a in record.items()]
+        for name, record in records.items()
+    }
 
 
-def unpack(packed: Packed) -> ArrayRecord:
+def unpack(packed: Packed) -> Records:
     """What `pack` was given; one copy."""
-    return ArrayRecord({key: Array(dtype, shape, kind, data.tobytes()) for key, dtype, shape, kind, data in packed[1]})
+    return {
+        name: ArrayRecord({k: Array(dtype, shape, kind, data.tobytes()) for k, dtype, shape, kind, data in arrays})
+        for name, arrays in packed.items()
+    }
 
 
 class _Worker:
@@ -76,23 +81,24 @@ class _Worker:
         module, _, name = app.partition(":")
         self._app = getattr(importlib.import_module(module), name)
         self._contexts: dict[int, Context] = node_contexts(count, run_config)
-        self._cached: tuple[int, ArrayRecord] | None = None
+        self._cached: tuple[int, Records] | None = None
 
     def ready(self) -> int:
         """The process id, once everything is imported."""
         return os.getpid()
 
-    def handle(self, message: Message, shared: tuple[str, int, list[Any]] | None) -> tuple[Message, Packed | None]:
-        """Runs the ClientApp; `shared` is (record name, serial, [reference]) of the model that goes with it."""
+    def handle(self, message: Message, shared: Shared | None) -> tuple[Message, Packed]:
+        """Runs the ClientApp; `shared` refers to the array records that belong into the message."""
         if shared is not None:
             import ray
 
-            name, serial, (reference,) = shared
+            serial, (reference,) = shared
             if self._cached is None or self._cached[0] != serial:
                 self._cached = (serial, unpack(cast(Packed, ray.get(reference))))
-            message.content[name] = self._cached[1]
-        light, name, model = split(self._app(message, self._contexts[message.metadata.dst_node_id]))
-        return light, None if model is None else pack(name, model)
+            for name, record in self._cached[1].items():
+                message.content[name] = record
+        light, records = split(self._app(message, self._contexts[message.metadata.dst_node_id]))
+        return light, pack(records)
 
 
 class RayGrid(SimulatedGrid):
@@ -140,11 +146,11 @@ class RayGrid(SimulatedGrid):
             self.close()
             raise
         self._load = {actor: 0 for actor in self._actors}  # messages that each actor has
-        self._queue: deque[tuple[Message, Message, tuple[str, int, list[Any]] | None]] = deque()
+        self._queue: deque[tuple[Message, Message, Shared | None]] = deque()
         self._running: dict[Any, tuple[Any, Message]] = {}  # reference of the reply -> actor, message as it came
         self._replies: dict[str, Message] = {}
         self._wanted: set[str] = set()
-        self._shared: tuple[ArrayRecord, int, Any] | None = None  # the newest model, its serial, its reference
+        self._shared: tuple[Records, int, Any] | None = None  # the newest model, its serial, its reference
         self._serial = 0
 
     # ---- Grid ---------------------------------------------------------------------------------
@@ -229,18 +235,18 @@ class RayGrid(SimulatedGrid):
                 "machine of the cluster? Nothing was trained."
             ) from None
 
-    def _without_model(self, message: Message) -> tuple[Message, tuple[str, int, list[Any]] | None]:
+    def _without_model(self, message: Message) -> tuple[Message, Shared | None]:
         """The message without its model, and where the model is: pickling it per client would copy it K times."""
         import ray
 
-        light, name, record = split(message)
-        if record is None:
+        light, records = split(message)
+        if not records:
             return message, None
-        if self._shared is None or self._shared[0] is not record:
+        if self._shared is None or not _same(self._shared[0], records):
             self._serial += 1
-            self._shared = (record, self._serial, ray.put(pack(name, record)))
+            self._shared = (records, self._serial, ray.put(pack(records)))
         # Inside a list a reference is passed as it is; the actor fetches it once per model, not once per message.
-        return light, (name, self._shared[1], [self._shared[2]])
+        return light, (self._shared[1], [self._shared[2]])
 
     def _dispatch(self) -> None:
         while self._queue:
@@ -279,9 +285,9 @@ class RayGrid(SimulatedGrid):
         from ray.exceptions import RayActorError, RayError, RayTaskError
 
         try:
-            reply, packed = cast("tuple[Message, Packed | None]", ray.get(reference))
-            if packed is not None:
-                reply.content[packed[0]] = unpack(packed)
+            reply, packed = cast("tuple[Message, Packed]", ray.get(reference))
+            for name, record in unpack(packed).items():
+                reply.content[name] = record
             return reply, True
         except RayTaskError:
             # Our ClientApp answers everything with a code; another app's exception text is not passed on either.
@@ -290,6 +296,18 @@ class RayGrid(SimulatedGrid):
             return Refusal.NODE_LOST.to_message(message), False
         except RayError:
             return Refusal.NODE_LOST.to_message(message), True
+
+
+def _same(a: Records, b: Records) -> bool:
+    """Whether both are the very same objects: then they have been put already."""
+    return a.keys() == b.keys() and all(a[name] is b[name] for name in a)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes, and ends the process when it gives up."""
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5.0).close()
 
 
 def connect(address: str, workers: int, num_gpus: float) -> bool:
@@ -309,6 +327,7 @@ def connect(address: str, workers: int, num_gpus: float) -> bool:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     try:
         if address:
+            _check_reachable(address)
             # The packages travel with the job, so that the cluster runs this code and not another installation.
             modules = [str(source_root() / package) for package in PACKAGES]
             ray.init(address=address, runtime_env={"env_vars": env, "py_modules": modules}, **common)

@@ -68,6 +68,7 @@ class Settings:
     quorum: int = 0
     deadline: float = 3600.0  # seconds
     weights: Mapping[str, float] = field(default_factory=dict)  # public; empty: equal
+    initial_rule: Flat | None = field(default=None, compare=False)  # what the privacy rules start with
 
 
 @dataclass
@@ -82,6 +83,7 @@ class ServerState:
         retired: client -> why it is not asked any more.
         missed: rounds in a row without a quorum.
         trained: rounds that counted.
+        rule: what the privacy rules remember, float32; None when they keep nothing.
     """
 
     round: int
@@ -91,10 +93,12 @@ class ServerState:
     retired: dict[str, Refusal] = field(default_factory=dict)
     missed: int = 0
     trained: int = 0
+    rule: Flat | None = None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything that is an array."""
-        return {"model": self.model, **{f"optimizer.{name}": array for name, array in self.optimizer.items()}}
+        kept = {} if self.rule is None else {"rule": self.rule}
+        return {"model": self.model, **{f"optimizer.{name}": array for name, array in self.optimizer.items()}, **kept}
 
     def meta(self) -> dict[str, object]:
         """Everything else, JSON-ready."""
@@ -120,6 +124,7 @@ class ServerState:
             retired={client: Refusal(code) for client, code in meta["retired"].items()},
             missed=int(meta["missed"]),
             trained=int(meta["trained"]),
+            rule=np.asarray(arrays["rule"], dtype=np.float32) if "rule" in arrays else None,
         )
 
 
@@ -154,6 +159,7 @@ class Scores:
     sums: Mapping[str, float]
     withheld: bool = False
     refusal: Refusal | None = None
+    released: Mapping[str, float] = field(default_factory=dict[str, float])  # noisy means that its ledger paid for
 
 
 class FederatedStrategy(Strategy):
@@ -189,6 +195,7 @@ class FederatedStrategy(Strategy):
         active = [member for member in self.members if member.client not in self.state.retired]
         chosen = sample(active, self.settings.clients_per_round, seed=self.settings.seed, round=server_round)
         self._requests = {}
+        rule = None if self.state.rule is None else encode_model(self.state.rule)  # once for all
         for member in chosen:
             seq, head = self.state.heads.get(member.client, (0, ""))
             request = TrainRequest(
@@ -200,6 +207,7 @@ class FederatedStrategy(Strategy):
                 ledger_seq=seq,
                 ledger_head=head,
                 model=arrays,
+                rule=rule,
             )
             self._requests[member.node_id] = (member, request)
         return [self._message(member, request, TRAIN, server_round) for member, request in self._requests.values()]
@@ -222,11 +230,14 @@ class FederatedStrategy(Strategy):
         # A refusal for good is a normal answer: with quorum 0 (all) the round counts without that client.
         needed = self.settings.quorum or len([m for m in asked if refused.get(m.client) not in FOR_GOOD])
         counted = len(used) >= max(needed, 1)
-        model, optimizer = self.state.model, self.state.optimizer
+        model, optimizer, rule = self.state.model, self.state.optimizer, self.state.rule
         if counted:
             weights = [self.settings.weights[client] for client in used] if self.settings.weights else None
             delta = mean_delta(model, [valid[client].parameters for client in used], weights)
             model, optimizer = self.optimizer.step(model, delta, optimizer)
+            if rule is not None:
+                states = [state for client in used if (state := valid[client].rule) is not None]
+                rule = (rule + mean_delta(rule, states)).astype(np.float32)  # post-processing of releases
             if not all_finite(model):
                 raise CheckFailed(
                     f"the model of round {server_round} is not finite; the learning rates are too large. "
@@ -241,6 +252,7 @@ class FederatedStrategy(Strategy):
             retired=retired,
             missed=0 if counted else self.state.missed + 1,
             trained=self.state.trained + counted,
+            rule=rule,
         )
         self.report = RoundReport(
             round=server_round,
@@ -285,7 +297,9 @@ class FederatedStrategy(Strategy):
             member, request = asked
             try:
                 answer = read_evaluate_reply(reply, request)
-                found[member.client] = Scores(member.client, answer.sums, withheld=bool(answer.withheld))
+                found[member.client] = Scores(
+                    member.client, answer.sums, withheld=bool(answer.withheld), released=answer.released
+                )
             except WireError as error:
                 found[member.client] = Scores(member.client, {}, refusal=error.refusal)
         self.scores = [found[m.client] for m, _ in self._evaluations.values() if m.client in found]
@@ -315,7 +329,9 @@ class FederatedStrategy(Strategy):
     ) -> Result:
         """Flower's entry point, with our loop: `num_rounds` rounds from `initial_arrays`."""
         model = decode_model(initial_arrays, num_parameters=None)
-        state = ServerState(round=0, model=model, optimizer=self.optimizer.init(model.size))
+        state = ServerState(
+            round=0, model=model, optimizer=self.optimizer.init(model.size), rule=self.settings.initial_rule
+        )
         result = Result()
 
         def on_round(report: RoundReport, state: ServerState) -> None:
@@ -424,9 +440,10 @@ class FederatedStrategy(Strategy):
         if len(self.state.retired) < len(self.members):
             return
         why = set(self.state.retired.values())
-        done = f"{self.state.round} of {self.settings.rounds} rounds are done"
+        done = f"{self.state.trained} of {self.settings.rounds} rounds were trained"
         if why == {Refusal.BUDGET_EXCEEDED}:
-            raise BudgetExceeded(f"no client's privacy budget allows another round; {done}, nothing more was released.")
+            more = "another round" if self.state.trained else "this run"
+            raise BudgetExceeded(f"no client's privacy budget allows {more}; {done}, nothing more was released.")
         words = ", ".join(sorted(refusal.word for refusal in why))
         if why <= _BY_RIGHT:
             raise LedgerError(f"every client refuses ({words}); {done}, nothing more was released.")

@@ -14,16 +14,27 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
 from fedpriv import evaluation
 from fedpriv.config import Scenario, StrategyConfig
-from fedpriv.errors import BudgetExceeded, CheckFailed, FedprivError, LedgerError
-from fedpriv.messages import BUDGET, BudgetReply, WireError, query, read_budget
+from fedpriv.errors import BudgetExceeded, CheckFailed, FedprivError, InputError, LedgerError
+from fedpriv.messages import (
+    BUDGET,
+    COUNT,
+    BudgetReply,
+    CountRequest,
+    Refusal,
+    WireError,
+    query,
+    read_budget,
+    read_count,
+)
 from fedpriv.models.parameters import load_trainable
 from fedpriv.provenance import source_digest
+from fedpriv.releases import evaluated_rounds, planned
 from fedpriv.reports.folder import RunFolder
 from fedpriv.training import LocalWorker
 from strategies.aggregation import ServerOptimizer, make_optimizer, public_weights
@@ -33,7 +44,6 @@ from strategies.roster import Member, gather
 Stage = Literal["waiting", "round", "evaluation", "done"]
 _CHECKPOINT_EVERY = 1.0  # seconds, in simulation: rounds since then are computed again to the same bit
 _STATUS_EVERY = 1.0  # seconds between updates of run.json
-_EVALUATIONS = 10  # in a run, when evaluation.every is 0
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,7 @@ class _Federation:
         self._saved_round = -1
         self._status_at = -np.inf
         self._started = time.monotonic()
+        self._evaluated = frozenset(evaluated_rounds(scenario))
 
     def complete(self) -> NDArray[np.float32]:
         """All of it."""
@@ -149,14 +160,29 @@ class _Federation:
             self._evaluate("validation", state.round)
         try:
             strategy.run(self.grid, state, on_round=self._after_round)
-        except (BudgetExceeded, LedgerError):
+        except (BudgetExceeded, LedgerError) as error:
+            why = self._why_refused() if isinstance(error, BudgetExceeded) else ""
             if strategy.state.trained:
                 self._results()  # a model that was trained for some rounds is a result
-            raise
+            raise type(error)(f"{error}{why}") from error
         self._results()
         self.close("done")
         self.tell(Progress("done", self.rounds, self.rounds, len(members), epsilon=self.epsilon))
         return strategy.state.model
+
+    def _why_refused(self) -> str:
+        """Which epsilon passes which budget, from public numbers and what the clients say of their accounts."""
+        contract = self.worker.contract(self._run_id())
+        budgets = self.budgets()
+        if contract is None or not budgets:
+            return ""
+        asked = self.worker.planned_epsilon()
+        tightest = min(budgets, key=lambda b: b.budget - b.committed)
+        return (
+            f" The run costs epsilon {asked:.4g} at delta={contract.delta:g} for one {contract.unit} "
+            f"({contract.relation}) and may cost {contract.epsilon:g}; {tightest.client} has committed "
+            f"{tightest.committed:.4g} of its {tightest.budget:g}."
+        )
 
     # ---- before the first round ---------------------------------------------------------------
 
@@ -189,6 +215,7 @@ class _Federation:
     def _make(self, members: list[Member]) -> FederatedStrategy:
         federation = self.scenario.federation
         optimizer, weights = make_strategy(self.scenario.strategy)
+        weights = self._counts(members) or weights
         settings = Settings(
             run_id=self._run_id(),
             source=source_digest(),
@@ -200,8 +227,43 @@ class _Federation:
             quorum=federation.quorum,
             deadline=federation.deadline,
             weights=weights,
+            initial_rule=self.worker.initial_rule_state(),
         )
         return FederatedStrategy(settings, optimizer, members)
+
+    def _counts(self, members: list[Member]) -> dict[str, float]:
+        """Each client's noisy count of readings as its weight, if the scenario pays for it; asked once in a run.
+
+        Raises:
+            InputError: a client does not say, or the scenario states weights as well; no round was started.
+        """
+        if not any(each.kind == "count" for each in planned(self.scenario)):
+            return {}
+        if "weights" in self.scenario.strategy.options:
+            raise InputError(
+                "privacy.release_count and strategy.options.weights both set weights; nothing was started."
+            )
+        known = self.folder.status.get("counts")
+        if isinstance(known, dict):
+            return {str(client): float(str(value)) for client, value in known.items()}
+        request = CountRequest(run_id=self._run_id(), source=source_digest(), scenario=self.scenario.digest())
+        deadline = self.scenario.federation.deadline
+        names = {member.node_id: member.client for member in members}
+        asked = [Message(request.to_record(), node_id, COUNT, ttl=max(deadline, 1.0)) for node_id in names]
+        found: dict[str, float] = {}
+        refused: list[Refusal] = []
+        for reply in self.grid.send_and_receive(asked, timeout=deadline):
+            try:
+                found[names[reply.metadata.src_node_id]] = max(read_count(reply, request).count, 1.0)
+            except WireError as error:
+                refused.append(error.refusal)
+        if len(found) < len(members):
+            if set(refused) == {Refusal.BUDGET_EXCEEDED}:
+                raise BudgetExceeded("no client's privacy budget allows this run; nothing was released.")
+            words = ", ".join(sorted({refusal.word for refusal in refused})) or "silence"
+            raise InputError(f"{len(members) - len(found)} clients gave no count ({words}); no round was started.")
+        self.folder.update_status(counts=found)
+        return found
 
     def _run_id(self) -> str:
         """Names the run in every ledger; kept in the folder, so that a resume is the same run."""
@@ -218,7 +280,8 @@ class _Federation:
         if found is not None:
             return ServerState.restore(*found)
         model = self.worker.initial_parameters()
-        return ServerState(round=0, model=model, optimizer=self.strategy.optimizer.init(model.size))
+        optimizer, rule = self.strategy.optimizer.init(model.size), self.strategy.settings.initial_rule
+        return ServerState(round=0, model=model, optimizer=optimizer, rule=rule)
 
     # ---- after a round ------------------------------------------------------------------------
 
@@ -243,8 +306,7 @@ class _Federation:
         self.tell(Progress("round", report.round, self.rounds, len(report.asked), report, self.epsilon))
 
     def _due(self, number: int) -> bool:
-        every = self.scenario.evaluation.every or max(1, self.rounds // _EVALUATIONS)
-        return number % every == 0 or number == self.rounds
+        return number in self._evaluated
 
     def _scored(self, number: int) -> bool:
         """Whether an earlier process got as far as the scores of this round."""
@@ -272,12 +334,18 @@ class _Federation:
 
     def _score_rows(self, scores: Sequence[Scores], part: str, number: int) -> list[dict[str, object]]:
         names = self.scenario.evaluation.metrics
-        return [
+        exact = [
             _row(number, one.client, part, model, metric, value)
             for one in scores
             for model, score in evaluation.scores(dict(one.sums)).items()
             for metric, value in score.finalize(names).items()
         ]
+        noisy = [
+            _row(number, one.client, part, evaluation.MODEL, f"noisy-{metric}", value)
+            for one in scores
+            for metric, value in one.released.items()
+        ]
+        return exact + noisy
 
     def budgets(self) -> list[BudgetReply]:
         """Every client's account, in partition order; those that do not answer are left out."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli import data, doctor, ledger, plan, runs
+from fedpriv.cli import audit, data, doctor, ledger, plan, runs, use
 
 app = typer.Typer(
     name="fedpriv",
@@ -41,7 +41,10 @@ def _root(
 app.command("simulate", help=runs.SIMULATE)(runs.simulate)
 app.command("report", help=runs.REPORT)(runs.report)
 app.command("scenarios", help=runs.SCENARIOS)(runs.scenarios)
+app.command("forecast", help=use.FORECAST)(use.forecast)
+app.command("impute", help=use.IMPUTE)(use.impute)
 app.command("plan", help=plan.HELP)(plan.plan)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(data.app, name="data")
+app.command("audit", help=audit.HELP)(audit.audit)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)

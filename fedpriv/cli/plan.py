@@ -102,12 +102,19 @@ def _parameters(scenario: Scenario, channels: int) -> int:
     """How many parameters are trained and sent."""
     import torch
 
-    from fedpriv.data.windows import CALENDAR_FEATURES
+    from fedpriv.data.clients import roster
+    from fedpriv.data.windows import CALENDAR_FEATURES, day_steps
     from fedpriv.models.denoiser import build_denoiser
     from fedpriv.models.parameters import trainable_vector
 
     generator = torch.Generator().manual_seed(0)  # the values do not matter, only their number
-    model = build_denoiser(scenario, channels=channels, calendar_features=CALENDAR_FEATURES, generator=generator)
+    model = build_denoiser(
+        scenario,
+        channels=channels,
+        calendar_features=CALENDAR_FEATURES,
+        generator=generator,
+        period=day_steps(roster(scenario).step),
+    )
     return int(trainable_vector(model).numel())
 
 

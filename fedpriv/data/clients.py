@@ -117,7 +117,7 @@ def _roster(data: DataConfig, partition: PartitionConfig, directory: str, stamps
     source = SOURCES[data.source]
     facts = source.facts(data)
     partitioner = PARTITIONERS[partition.kind]
-    names = partitioner.names(_public(data, partition))
+    names = partitioner.names(Public(data, partition, _available(data, partition), chosen=bool(data.clients)))
     return Roster(
         names=names,
         source=data.source,
@@ -135,10 +135,6 @@ def _chosen_channels(data: DataConfig) -> tuple[str, ...]:
     for channel in data.channels:
         _require_channel(channel, present, f"source {data.source}")
     return data.channels or present
-
-
-def _public(data: DataConfig, partition: PartitionConfig) -> Public:
-    return Public(data, partition, _available(data, partition), chosen=bool(data.clients))
 
 
 def _available(data: DataConfig, partition: PartitionConfig) -> tuple[str, ...]:
@@ -192,10 +188,9 @@ def describe(scenario: Scenario) -> dict[str, Any]:
     Raises:
         InputError: as `load_client`.
     """
-    data, partition, task = scenario.data, scenario.partition, scenario.task
-    people = roster(scenario)
+    data, partition, people = scenario.data, scenario.partition, roster(scenario)
     stamps = _source_stamps(data, partition, people.names[0])
-    _, division = _divided(data, partition, task.window, stamps)  # pyright: ignore
+    _, division = _divided(data, partition, scenario.task.window, stamps)  # pyright: ignore
     clients = division.describe()
     return {
         "kind": partition.kind,

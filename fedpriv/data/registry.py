@@ -13,7 +13,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -55,7 +55,7 @@ class Dataset:
     unit: str
     forms: Mapping[str, tuple[RegistryFile, ...]]
     regions: Mapping[str, str]
-    time_zones: Mapping[str, str]
+    time_zones: Mapping[str, str] = field(default_factory=dict)
 
     def file(self, name: str) -> RegistryFile:
         """The entry of `name`, from whichever form has it."""

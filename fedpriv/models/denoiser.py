@@ -58,8 +58,19 @@ class LogScale(nn.Module):
         """log(a^2/s^2) [B, 1] -> a*g [B, H]: the share of y_t / a in the posterior mean."""
         return torch.sigmoid(log_snr + 2.0 * self.bounded())
 
+    def per_sample_gradients(self, log_snr: Tensor, g: Tensor) -> dict[str, Tensor]:
+        """{name: [R, H]}: gradients per unit, from [R, G, 1] inputs and [R, G, H] gradients at the output.
+
+        The ghost engine asks for it and checks it against autograd. The derivative of the output in `raw` is
+        2 share (1 - share) (1 - tanh^2(raw / SCALE_CAP)).
+        """
+        share = self(log_snr)
+        slope = 2.0 - 2.0 * torch.tanh(self.raw / SCALE_CAP).square()
+        return {"raw": (g * share * (1.0 - share)).sum(dim=1) * slope}
+
 
 MEMORY_FLOOR = 0.3  # least weight of an old context step: last week still counts
+SEASON_WEIGHT = 0.5  # each season's weight acts on all steps at once, so that its noise must count less
 
 
 class LinearSkip(nn.Module):
@@ -68,13 +79,18 @@ class LinearSkip(nn.Module):
     Noise is added to every parameter, so its harm grows with their number, and a fixed *public* change of coordinates
     decides what it costs. Two are used here: recent context steps weigh more than old ones, which is a larger learning
     rate for them under the same noise; and the output is a sum of the slowest `rank` cosines (orthonormal DCT-II)
-    over the span, since errors of a load curve's shape are smooth. Measured on EIA-930: docs/results.md.
+    over the span, since errors of a load curve's shape are smooth. What is not smooth is how much of yesterday was
+    chance: one weight for each earlier season (`period` > 0), shared by all steps, mixes the values at the same
+    phase. That is next to nothing to pay, and for households it is most of the gain. Measured: docs/results.md.
     """
 
     weight: Tensor  # [inputs]
     basis: Tensor  # [R, H]
+    same_phase: Tensor  # [H, seasons] int64, steps of the context
 
-    def __init__(self, inputs: int, outputs: int, *, rank: int, memory: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, rank: int, memory: float, period: int, generator: torch.Generator
+    ) -> None:
         super().__init__()
         rank = min(rank, outputs) or outputs
         lag = torch.arange(inputs - 1, -1, -1, dtype=torch.float32)  # 0 = the newest step
@@ -82,10 +98,19 @@ class LinearSkip(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("basis", cosines(outputs, rank), persistent=False)
         self.linear = linear(inputs, rank, generator=generator, zero=True)
+        self.seasons: nn.Linear | None = None
+        if 0 < period <= inputs:
+            age = torch.arange(1, inputs // period + 1) * period  # [seasons]
+            phase = torch.arange(outputs)[:, None] % period
+            self.register_buffer("same_phase", inputs + phase - age, persistent=False)
+            self.seasons = linear(len(age), 1, generator=generator, zero=True, bias=False)
 
     def forward(self, seen: Tensor) -> Tensor:
         """[B, C, inputs] given values, 0 where not given -> [B, C, H]."""
-        return self.linear(seen * self.weight) @ self.basis
+        smooth = self.linear(seen * self.weight) @ self.basis
+        if self.seasons is None:
+            return smooth
+        return smooth + self.seasons(SEASON_WEIGHT * seen[:, :, self.same_phase])[..., 0]
 
 
 def cosines(length: int, count: int) -> Tensor:
@@ -119,6 +144,7 @@ class Denoiser(nn.Module):
         calendar_features: int,
         schedule: Schedule,
         generator: torch.Generator,
+        period: int = 0,
     ) -> None:
         super().__init__()
         task, model = scenario.task, scenario.model
@@ -132,7 +158,14 @@ class Denoiser(nn.Module):
         # cosines get as fine as they are over a horizon.
         rank = model.skip_rank if forecast else -(-model.skip_rank * window // task.horizon)
         memory = model.skip_memory if forecast else 0.0
-        self.skip = LinearSkip(self.inputs.stop, outputs, rank=rank, memory=memory, generator=generator)
+        self.skip = LinearSkip(
+            self.inputs.stop,
+            outputs,
+            rank=rank,
+            memory=memory,
+            period=(task.period or period) if forecast else 0,
+            generator=generator,
+        )
         self.log_scale = LogScale(outputs)
         self.transformer = (
             TimeSeriesDiT(
@@ -185,11 +218,12 @@ def correction_gain(prediction: str, schedule: Schedule) -> Tensor:
 
 
 def build_denoiser(
-    scenario: Scenario, *, channels: int, calendar_features: int, generator: torch.Generator
+    scenario: Scenario, *, channels: int, calendar_features: int, generator: torch.Generator, period: int = 0
 ) -> Denoiser:
     """The denoiser of a scenario, on the CPU, with `requires_grad` set by `model.trainable`.
 
-    All start values come from `generator` (and from `model.warm_start`, where set).
+    All start values come from `generator` (and from `model.warm_start`, where set). `period` is the season in steps
+    (one day) where the scenario does not say it.
 
     Raises:
         InputError: bounds that leave the model dead, or a warm start that cannot be read or does not fit.
@@ -200,6 +234,7 @@ def build_denoiser(
         calendar_features=calendar_features,
         schedule=make_schedule(scenario.diffusion),
         generator=generator,
+        period=period,
     )
     if scenario.model.warm_start:
         load_weights(model, Path(scenario.model.warm_start))

@@ -26,6 +26,8 @@ STREAMS = 5  # noisy, given values, baseline, given mask, target mask
 class Positions(nn.Module):
     """Adds a learned vector to each token. Owns its raw parameter alone and takes one input."""
 
+    per_sample_kind = "additive"  # for the ghost engine: x + p
+
     def __init__(self, tokens: int, width: int, *, generator: torch.Generator) -> None:
         super().__init__()
         start = torch.randn(tokens, width, generator=generator, device=generator.device)

@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from fedpriv.errors import InputError
 
 
-def linear(inputs: int, outputs: int, *, generator: torch.Generator, zero: bool = False) -> nn.Linear:
+def linear(
+    inputs: int, outputs: int, *, generator: torch.Generator, zero: bool = False, bias: bool = True
+) -> nn.Linear:
     """A linear layer with Xavier-uniform weights from `generator` (or zeros) and zero bias; no global randomness."""
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # no draw from the global generator
+    # Made on "meta" so that nothing is drawn from the global generator.
+    layer = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
     bound = 0.0 if zero else math.sqrt(6.0 / (inputs + outputs))
     uniform = torch.rand(outputs, inputs, generator=generator, device=generator.device)
     with torch.no_grad():
         layer.weight.copy_(bound * (2.0 * uniform - 1.0))
-        layer.bias.zero_()
+        if bias:
+            layer.bias.zero_()
     return layer
 
 

@@ -16,23 +16,34 @@ if TYPE_CHECKING:
     from fedpriv.privacy.engines import make_engine
     from fedpriv.privacy.engines.base import ClippedSum, GradientEngine, LossFn
     from fedpriv.privacy.mechanism import Mechanism, Released
+    from fedpriv.privacy.filters import FILTERS
+    from fedpriv.privacy.iterate_rules import GRADIENT_RULES
     from fedpriv.privacy.optimizers import make_optimizer
+    from fedpriv.privacy.recipe import CONTROLLERS, Recipe, make_rules
 
 __all__ = [
     "CLIPPERS",
+    "CONTROLLERS",
+    "FILTERS",
+    "GRADIENT_RULES",
     "ClippedSum",
     "Clipper",
     "GradientEngine",
     "LossFn",
     "Mechanism",
+    "Recipe",
     "Released",
     "make_clipper",
     "make_engine",
     "make_optimizer",
+    "make_rules",
 ]
 
 _HOME = {
     "CLIPPERS": "clippers",
+    "CONTROLLERS": "recipe",
+    "FILTERS": "filters",
+    "GRADIENT_RULES": "iterate_rules",
     "Clipper": "clippers",
     "make_clipper": "clippers",
     "ClippedSum": "engines.base",
@@ -42,6 +53,8 @@ _HOME = {
     "Mechanism": "mechanism",
     "Released": "mechanism",
     "make_optimizer": "optimizers",
+    "Recipe": "recipe",
+    "make_rules": "recipe",
 }
 
 

@@ -9,7 +9,7 @@ as an independent upper bound. The claim is for parameters fixed in advance: see
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 
@@ -18,8 +18,17 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.composition import INTERVAL, composed, epsilon_at, epsilon_of_counts, flat_counts, grid_interval
+from fedpriv.privacy.composition import (
+    INTERVAL,
+    composed,
+    epsilon_at,
+    epsilon_of_counts,
+    flat_counts,
+    grid_interval,
+    leaves,
+)
 from fedpriv.privacy.events import encode_event
+from fedpriv.privacy.renyi import ORDERS, cost_of, epsilon_of_units
 from fedpriv.privacy.samplers import Sampler
 from fedpriv.privacy.units import Relation, Unit, ladder_units
 
@@ -51,6 +60,19 @@ def epsilon_of(parts: Sequence[tuple[DpEvent, int]], delta: float, relation: Any
     if any(encode_event(dp_event.NonPrivateDpEvent()) == key for key in counts):
         return math.inf
     return epsilon_of_counts(tuple(sorted(counts.items())), delta, Relation.parse(relation))
+
+
+def filter_epsilon(parts: Sequence[tuple[DpEvent, int]], delta: float, relation: AnyRelation) -> tuple[float, float]:
+    """(epsilon, order): what a Renyi filter must allow for all the events, and the order at which that is least.
+
+    A function of public numbers; fix the order with it before the first request.
+    """
+    relation = Relation.parse(relation)
+    charged = leaves(parts)
+    return min(
+        (epsilon_of_units(sum(n * cost_of(event, order, relation) for event, n in charged), order, delta), order)
+        for order in ORDERS
+    )
 
 
 def epsilon_curve(event: DpEvent, counts: Sequence[int], delta: float, relation: AnyRelation) -> list[float]:
@@ -87,7 +109,13 @@ def rdp_epsilon(event: DpEvent, count: int, delta: float, relation: AnyRelation)
 
 
 def calibrate(
-    make_event: Callable[[float], DpEvent], *, count: int, epsilon: float, delta: float, relation: AnyRelation
+    make_event: Callable[[float], DpEvent],
+    *,
+    count: int,
+    epsilon: float,
+    delta: float,
+    relation: AnyRelation,
+    accountant: str = "pld",
 ) -> float:
     """The least noise multiplier (5 significant digits, rounded up) whose PLD epsilon is at most `epsilon`.
 
@@ -97,6 +125,7 @@ def calibrate(
         epsilon: the target, > 0.
         delta: in (0, 1).
         relation: neighbouring relation.
+        accountant: pld, or rdp for what a Renyi filter of the best fixed order charges.
 
     Raises:
         InputError: a target that is not positive, or one that no sigma up to 1e6 meets.
@@ -107,7 +136,8 @@ def calibrate(
         raise InputError(f"count={count} private steps leave nothing to calibrate; nothing was started.")
 
     def spent(sigma: float) -> float:
-        return epsilon_of([(make_event(sigma), count)], delta, relation)
+        parts = [(make_event(sigma), count)]
+        return filter_epsilon(parts, delta, relation)[0] if accountant == "rdp" else epsilon_of(parts, delta, relation)
 
     low, high = _bracket(spent, epsilon)
     e_low, e_high = spent(low), spent(high)
@@ -154,28 +184,30 @@ def ladder(
 
 
 def ladder_of(
-    parts: Sequence[tuple[Sampler, float, int]],
+    parts: Sequence[tuple[Sampler, float | DpEvent, int]],
     units: Sequence[Unit],
     *,
     delta: float,
     relation: AnyRelation,
     calendar_steps: int | None,
+    extra: Mapping[str, Sequence[tuple[DpEvent, int]]] | None = None,
 ) -> dict[str, float]:
-    """`ladder` of several mechanisms on the same data, each (sampler, noise multiplier, steps), for some units.
+    """`ladder` of several mechanisms on the same data, each (sampler, noise, steps), for some units.
 
     Args:
-        parts: the mechanisms.
+        parts: the mechanisms; the noise is a multiplier, or the event of one group under zero-out.
         units: smallest first, each part of the next.
         delta, relation: as in `ladder`.
         calendar_steps: needed for the unit meter only.
+        extra: (event, count) of side releases by name of the unit.
     """
     rungs = dict[str, float]()
     for unit in units:
         events = [
-            (sampler.amplify(dp_event.GaussianDpEvent(sigma), unit, relation, calendar_steps=calendar_steps), steps)
-            for sampler, sigma, steps in parts
+            (sampler.amplify(_inner(noise), unit, relation, calendar_steps=calendar_steps), steps)
+            for sampler, noise, steps in parts
         ]
-        rungs[unit.name] = epsilon_of(events, delta, relation)
+        rungs[unit.name] = epsilon_of([*events, *(extra or {}).get(unit.name, ())], delta, relation)
     # A unit is part of every larger one, so a smaller bound above also holds below (long units, short calendars).
     best = math.inf
     for name in reversed(list(rungs)):
@@ -199,6 +231,10 @@ def ladders(
         )
         for relation in (Relation.ZERO_OUT, Relation.REPLACE_ONE)
     }
+
+
+def _inner(noise: float | DpEvent) -> DpEvent:
+    return noise if isinstance(noise, DpEvent) else dp_event.GaussianDpEvent(noise)
 
 
 # ---- calibration ----------------------------------------------------------------------------------

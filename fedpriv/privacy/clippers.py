@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 import torch
 from torch import Tensor
 
+from fedpriv.config import CONTROLLER_NAMES, GRADIENT_RULE_NAMES
 from fedpriv.errors import InputError
 
 if TYPE_CHECKING:
@@ -267,6 +268,12 @@ def make_clipper(name: str, *, bound: float, **options: object) -> Rule:
     if name not in CLIPPERS:
         near = difflib.get_close_matches(name, list(CLIPPERS), n=1, cutoff=0.0)[0]
         known = ", ".join(CLIPPERS)
+        if name in CONTROLLER_NAMES | GRADIENT_RULE_NAMES:
+            part = "controller" if name in CONTROLLER_NAMES else "gradient_rule"
+            raise InputError(
+                f"{name!r} is not a rule of norms but a {part.replace('_', ' ')}: it works around one of {known}, as "
+                f"privacy.{part}={name} (fedpriv.privacy.recipe). Nothing was started."
+            )
         raise InputError(f"unknown clipper {name!r}; the nearest is {near!r} (known: {known}). Nothing was started.")
     kind = CLIPPERS[name]
     kinds = {f.name: f.type for f in dataclasses.fields(kind) if f.name not in ("l2_clip_norm", "step")}

@@ -18,8 +18,9 @@ from dp_accounting.pld import pld_pmf
 from dp_accounting.pld import privacy_loss_distribution as pld
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.events import PublicChoiceDpEvent, decode_event, encode_event
+from fedpriv.privacy.events import PublicChoiceDpEvent, ScheduledDpEvent, decode_event, encode_event
 from fedpriv.privacy.mixtures import loss_range, mixture_pld
+from fedpriv.privacy.renyi import epsilon_by_renyi
 from fedpriv.privacy.units import Relation
 
 INTERVAL = 1e-3  # grid of the losses, nats
@@ -29,7 +30,10 @@ Pld = pld.PrivacyLossDistribution
 
 
 def flat_counts(parts: Sequence[tuple[DpEvent, int]]) -> Counter[str]:
-    """Canonical text of each leaf event, and how often it takes place; 0 times and NoOp vanish."""
+    """Canonical text of each leaf event, and how often it takes place; 0 times and NoOp vanish.
+
+    n times a schedule are n of its steps, charged as all of them; within another event it is a whole one.
+    """
     counts: Counter[str] = Counter()
     for event, count in parts:
         if count < 0:
@@ -37,12 +41,28 @@ def flat_counts(parts: Sequence[tuple[DpEvent, int]]) -> Counter[str]:
         if count == 0 or isinstance(event, dp_event.NoOpDpEvent):
             continue
         if isinstance(event, dp_event.SelfComposedDpEvent):
-            counts.update(flat_counts([(event.event, event.count * count)]))
+            counts.update(flat_counts([(_whole(event.event), event.count * count)]))
+        elif isinstance(event, ScheduledDpEvent):
+            if count > event.steps:
+                raise InputError(f"{count} steps of a schedule of {event.steps}; nothing was charged.")
+            counts.update(flat_counts(event.part(0, event.steps)))  # which of its steps is not known here: all
         elif isinstance(event, dp_event.ComposedDpEvent):
-            counts.update(flat_counts([(e, count) for e in event.events]))
+            counts.update(flat_counts([(_whole(e), count) for e in event.events]))
         else:
             counts[encode_event(event)] += count
     return counts
+
+
+def leaves(parts: Sequence[tuple[DpEvent, int]]) -> list[tuple[DpEvent, int]]:
+    """The leaf events themselves, each with its count."""
+    return [(decode_event(key), count) for key, count in sorted(flat_counts(parts).items())]
+
+
+def _whole(event: DpEvent) -> DpEvent:
+    """A schedule as what all its steps cost together; other events as they are."""
+    if not isinstance(event, ScheduledDpEvent):
+        return event
+    return dp_event.ComposedDpEvent([dp_event.SelfComposedDpEvent(e, n) for e, n in event.part(0, event.steps)])
 
 
 @lru_cache(maxsize=4096)
@@ -50,6 +70,8 @@ def epsilon_of_counts(counts: tuple[tuple[str, int], ...], delta: float, relatio
     """Epsilon of sorted (canonical text, count) pairs."""
     if not counts:
         return 0.0
+    if any(isinstance(decode_event(key), dp_event.ZCDpEvent) for key, _ in counts):
+        return epsilon_by_renyi(counts, delta, relation)  # a bound on its divergences is all that is known of it
     interval = max(grid_interval(key, relation) for key, _ in counts)
     total: Pld | None = None
     for key, count in counts:

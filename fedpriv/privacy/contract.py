@@ -22,7 +22,7 @@ import numpy as np
 from dp_accounting import DpEvent, dp_event
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.events import PublicChoiceDpEvent, decode_event, encode_event
+from fedpriv.privacy.events import PublicChoiceDpEvent, ScheduledDpEvent, decode_event, encode_event
 from fedpriv.privacy.laws import Law
 from fedpriv.privacy.units import Relation
 
@@ -38,7 +38,8 @@ class Contract:
 
     Attributes:
         run_id: names the run; one contract per run.
-        event: canonical text of the event of one step (`encode_event`), for `unit`.
+        event: canonical text of the event of one step (`encode_event`), for `unit`; or of the schedule of all steps
+            (`ScheduledDpEvent`), where round r has the steps from (r - 1) steps_per_round on.
         steps_total: tokens, private steps in all; >= 1.
         unit: name of the privacy unit.
         relation: name of the neighbouring relation.
@@ -78,6 +79,14 @@ class Contract:
             problems.append(f"epsilon={self.epsilon!r} (above 0)")
         if problems:
             raise InputError(f"the contract is not valid: {'; '.join(problems)}. Nothing was enrolled.")
+        schedule = decode_event(self.event)
+        if isinstance(schedule, ScheduledDpEvent) and (
+            schedule.steps != self.steps_total or not self.steps_per_round or self.steps_total % self.steps_per_round
+        ):
+            raise InputError(
+                f"the contract is not valid: a schedule of {schedule.steps} steps for steps_total={self.steps_total} "
+                f"and steps_per_round={self.steps_per_round} (rounds of one length that fill it). Nothing was enrolled."
+            )
         # Equal contracts must have equal text, however their numbers were typed.
         object.__setattr__(self, "relation", Relation.parse(self.relation).value)
         object.__setattr__(self, "event", encode_event(decode_event(self.event)))
@@ -117,6 +126,27 @@ class Contract:
         if set(data) != known:
             raise InputError(f"a contract has the fields {sorted(known)}, not {sorted(data)}.")
         return cls(**dict(data))
+
+    def round_parts(self, round: int, steps: int) -> list[tuple[DpEvent, int]]:
+        """(event, count) of `steps` steps of round 1, 2, ...: on a schedule, the round's own.
+
+        Raises:
+            InputError: a round or a number of steps that the schedule does not have; nothing was charged.
+        """
+        event = decode_event(self.event)
+        if not isinstance(event, ScheduledDpEvent):
+            return [(event, steps)]
+        if steps > self.steps_per_round:
+            raise InputError(
+                f"{steps} steps in a round of a schedule with {self.steps_per_round} each; nothing was charged."
+            )
+        start = (round - 1) * self.steps_per_round
+        return event.part(start, start + steps)
+
+    @property
+    def tokens(self) -> int:
+        """What the contract grants: whole steps."""
+        return self.steps_total
 
     def digest(self) -> str:
         """Hex SHA-256 of the canonical text."""
@@ -176,6 +206,8 @@ def dominates(upper: DpEvent, lower: DpEvent) -> bool:
     """
     if isinstance(lower, dp_event.NoOpDpEvent):
         return True
+    if isinstance(lower, dp_event.ZCDpEvent) and isinstance(upper, dp_event.ZCDpEvent):
+        return lower.rho <= upper.rho and lower.xi <= upper.xi
     above, below = _normal_form(upper), _normal_form(lower)
     if above is None or below is None or len(above) != len(below):
         return False
@@ -189,6 +221,10 @@ def noise_of(event: DpEvent) -> float:
     """The least noise multiplier within a Gaussian event; infinite where nothing is released, 0 where unknown."""
     if isinstance(event, dp_event.NoOpDpEvent):
         return math.inf
+    if isinstance(event, ScheduledDpEvent):
+        return min(noise_of(each) for each in event.events)
+    if isinstance(event, dp_event.ZCDpEvent):
+        return 1 / math.sqrt(2 * event.rho) if event.rho and not event.xi else 0.0  # of the unit it is stated for
     parts = _normal_form(event)
     return min((sigma for _, sigma, _ in parts), default=math.inf) if parts is not None else 0.0
 

@@ -102,14 +102,13 @@ class Controller:
         del answer, clipper, facts
         return dict(state)
 
-    def check(self, clipper: Rule, sigma: float | None) -> None:
+    def check(self, clipper: Rule) -> None:
         """Refuses what does not go together.
 
         Raises:
             InputError: a clipper whose scale is not a threshold on norms; nothing was started.
         """
-        del sigma
-        if self.FLAT_ONLY and not isinstance(clipper, FlatClipper):
+        if self.KEY and self.FLAT_ONLY and not isinstance(clipper, FlatClipper):
             raise InputError(
                 f"controller {self.name!r} finds a threshold on norms, and {clipper.name!r} has none (its C only "
                 "scales what is released); use privacy.clipper=flat with it. Nothing was started."
@@ -237,6 +236,6 @@ class GlobalAdaptController(Controller):
 
 
 def moved(value: float, exponent: float) -> float:
-    """value * exp(exponent), the exponent and the result within bounds."""
+    """Value * exp(exponent), the exponent and the result within bounds."""
     exponent = min(max(exponent, -MAX_EXPONENT), MAX_EXPONENT)
     return min(max(value * math.exp(exponent), LEAST), MOST)

@@ -30,7 +30,43 @@ class PublicChoiceDpEvent(DpEvent):
     probabilities: Sequence[float]
 
 
-# Each field is `float`, `int`, `event`, `floats` or `events`; the order is that of the constructor.
+@attrs.frozen(slots=True, eq=True)
+class ScheduledDpEvent(DpEvent):
+    """A public schedule of a whole run: `counts[0]` steps of `events[0]`, then `counts[1]` of `events[1]` and so on.
+
+    Which step has which event is fixed before the run, so the whole costs what composing all of them costs. Part of
+    a schedule, when it is not known which part, is charged as the whole.
+    """
+
+    events: Sequence[DpEvent]
+    counts: Sequence[int]
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return sum(self.counts)
+
+    def part(self, start: int, stop: int) -> list[tuple[DpEvent, int]]:
+        """(event, count) of the steps [start, stop).
+
+        Raises:
+            InputError: steps that the schedule does not have; nothing was charged.
+        """
+        if not 0 <= start <= stop <= self.steps:
+            raise InputError(
+                f"steps {start} to {stop} are not in a schedule of {self.steps} steps; nothing was charged."
+            )
+        parts: list[tuple[DpEvent, int]] = []
+        first = 0
+        for event, count in zip(self.events, self.counts, strict=True):
+            inside = min(stop, first + count) - max(start, first)
+            if inside > 0:
+                parts.append((event, inside))
+            first += count
+        return parts
+
+
+# Each field is `float`, `int`, `ints`, `event`, `floats` or `events`; the order is that of the constructor.
 _FIELDS: Mapping[type[DpEvent], Mapping[str, str]] = {
     dp_event.NoOpDpEvent: {},
     dp_event.NonPrivateDpEvent: {},
@@ -42,9 +78,11 @@ _FIELDS: Mapping[type[DpEvent], Mapping[str, str]] = {
         "sensitivities": "floats",
         "sampling_probs": "law",
     },
+    dp_event.ZCDpEvent: {"rho": "float", "xi": "float"},
     dp_event.SelfComposedDpEvent: {"event": "event", "count": "int"},
     dp_event.ComposedDpEvent: {"events": "events"},
     PublicChoiceDpEvent: {"events": "events", "probabilities": "law"},
+    ScheduledDpEvent: {"events": "events", "counts": "ints"},
 }
 _BY_NAME = {kind.__name__: kind for kind in _FIELDS}
 
@@ -89,7 +127,11 @@ def _from_json(raw: object) -> DpEvent:
     fields = _FIELDS[kind]
     if set(data) != {"@type", *fields}:
         raise InputError(f"a {data['@type']} event has the fields {sorted(fields)}, not {sorted(data)}.")
-    return kind(**{n: _decode(how, data[n], f"{data['@type']}.{n}") for n, how in fields.items()})
+    found = {n: _decode(how, data[n], f"{data['@type']}.{n}") for n, how in fields.items()}
+    lengths = {len(cast("list[object]", found[n])) for n in ("events", "counts") if n in found}
+    if kind is ScheduledDpEvent and len(lengths) != 1:
+        raise InputError("a Scheduled event has as many counts as events.")
+    return kind(**found)  # pyright: ignore[reportArgumentType]  # checked by its table
 
 
 def _encode(kind: str, value: object, where: str) -> object:
@@ -111,6 +153,11 @@ def _decode(kind: str, value: object, where: str) -> object:
 def _number(kind: str, value: object, where: str) -> object:
     """The checked number or numbers, as plain Python values."""
     try:
+        if kind == "ints":
+            counts = [int(v) for v in cast("Sequence[int]", value)]
+            if not counts or counts != list(cast("Sequence[int]", value)) or min(counts) < 1:
+                raise ValueError
+            return counts
         if kind in ("floats", "law"):
             numbers = [float(v) for v in cast("Sequence[float]", value)]
             if kind == "law" and not math.isclose(sum(numbers), 1.0, rel_tol=0, abs_tol=1e-9):

@@ -99,7 +99,7 @@ class DopplerFilter(Filter):
             )
 
     def start(self, num_parameters: int) -> dict[str, Tensor]:
-        """memory [P], weight [1] and steps [1]; last [P] where b1 is used."""
+        """Memory [P], weight [1] and steps [1]; last [P] where b1 is used."""
         state = {"weight": scalar(0.0), "seen": scalar(0.0), "memory": torch.zeros(num_parameters)}
         return {**state, "last": torch.zeros(num_parameters)} if self.b1 else state
 
@@ -128,7 +128,7 @@ class MomentumFilter(Filter):
         in_range(self.name, "beta", self.beta, low=0.0, high=1.0, closed="low")
 
     def start(self, num_parameters: int) -> dict[str, Tensor]:
-        """memory [P]."""
+        """Memory [P]."""
         return {"memory": torch.zeros(num_parameters)}
 
     def apply(self, grad: Tensor, state: State, sizes: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -149,7 +149,7 @@ class EmaFilter(Filter):
         in_range(self.name, "beta", self.beta, low=0.0, high=1.0, closed="low")
 
     def start(self, num_parameters: int) -> dict[str, Tensor]:
-        """weight [1], memory [P]."""
+        """Weight [1], memory [P]."""
         return {"weight": scalar(0.0), "memory": torch.zeros(num_parameters)}
 
     def apply(self, grad: Tensor, state: State, sizes: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -100,7 +100,7 @@ class DiskRule(GradientRule):
         in_range(self.name, "gamma", self.gamma, low=0.0, high=1e3)
 
     def start(self, num_parameters: int) -> dict[str, Tensor]:
-        """seen [1]; previous, mean [P]."""
+        """Seen [1]; previous, mean [P]."""
         return {"seen": scalar(0.0), "previous": torch.zeros(num_parameters), "mean": torch.zeros(num_parameters)}
 
     def ask(self, batch: Batch) -> Asked:
@@ -157,7 +157,7 @@ class InnerMomentumRule(GradientRule):
         return self.steps - 1 if self.gamma > 0 else 0
 
     def start(self, num_parameters: int) -> dict[str, Tensor]:
-        """known [1], number of past iterates so far; past [(steps - 1) P], newest first."""
+        """Known [1], number of past iterates so far; past [(steps - 1) P], newest first."""
         if not self._kept:
             return {}
         return {"known": scalar(0.0), "past": torch.zeros(self._kept * num_parameters)}
@@ -197,6 +197,5 @@ def _seen(state: State) -> bool:
 
 
 GRADIENT_RULES: Final[Mapping[str, type[GradientRule]]] = {
-    kind.KEY: kind
-    for kind in (BamRule, SparsifyRule, DiskRule, ErrorFeedbackRule, GroupWiseRule, InnerMomentumRule)
+    kind.KEY: kind for kind in (BamRule, SparsifyRule, DiskRule, ErrorFeedbackRule, GroupWiseRule, InnerMomentumRule)
 }

@@ -11,7 +11,7 @@ q_i / stddev), of squared norm at most sigma_gradient^-2 + sum (bound_k / stddev
 standard normal in all coordinates. That is the Gaussian mechanism of multiplier sigma on a sum with per-row norm 1;
 sampling amplifies it as a whole, since all queries see the same rows. Under replace-one every part at most doubles.
 The accountant, the contract and the label are told sigma, never sigma_gradient: recording the latter reports
-3.78 for 5.92, and 0.086 for 0.171, in two published implementations (docs/clipping.md).
+3.78 for 5.92, and 0.086 for 0.171, in two published implementations (Renyi accounting; docs/clipping.md).
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

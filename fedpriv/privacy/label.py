@@ -7,26 +7,32 @@ maximum, never a mean: each reading lives at one client. Beside the promised uni
 # pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from dp_accounting import DpEvent, dp_event
 
 from fedpriv.config import Scenario
-from fedpriv.errors import CheckFailed, InputError
+from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import accountant_name, ladder_of
-from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.composition import INTERVAL
-from fedpriv.privacy.contract import Contract, canonical, noise_of
-from fedpriv.privacy.events import decode_event
+from fedpriv.privacy.contract import Contract, noise_of
+from fedpriv.privacy.events import ScheduledDpEvent, decode_event
+from fedpriv.privacy.hardened import discrete_event
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.meter_samplers import sampler_from_terms
+from fedpriv.privacy.recipe import make_rules
+from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract
 from fedpriv.privacy.samplers import RandomPhaseTiling, Sampler
+from fedpriv.privacy.side_releases import side_event_for
+from fedpriv.privacy.signing import sign_label, verify_label
 from fedpriv.privacy.units import DAYS_IN_MONTH, METER, READING, Relation, Unit
+
+__all__ = ["build_label", "sign_label", "verify_label"]
 
 RUNGS = ("reading", "day", "week", "month", "meter")
 PUBLIC = (
@@ -50,8 +56,25 @@ ASSUMPTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class _Account:
+    """What one client's ledger says, as far as labels need it."""
+
+    contracts: tuple[Contract, ...]
+    filters: tuple[RenyiContract, ...]
+
+    @property
+    def training(self) -> list[AnyContract]:
+        """Everything but side releases, oldest first."""
+        return [*(c for c in self.contracts if "side_release" not in c.public_terms), *self.filters]
+
+    @property
+    def side(self) -> list[Contract]:
+        return [c for c in self.contracts if "side_release" in c.public_terms]
+
+
 def build_label(
-    scenario: Scenario,
+    scenario: Scenario | None,
     ledgers: Mapping[str, Path],
     *,
     steps_per_day: int | None = None,
@@ -60,15 +83,15 @@ def build_label(
     side_releases: Sequence[Mapping[str, Any]] = (),
     audit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The label of one run from its ledgers.
+    """The label of one run, or of all runs on one data set, from ledgers.
 
     Args:
-        scenario: what was run.
+        scenario: what was run; None: everything from the contracts' own terms.
         ledgers: ledger file of each client that took part; files that do not exist are clients that never did.
         steps_per_day: readings in 24 hours, for the ladder; None: from the contracts' terms, or no day and longer.
         calendar_steps: training calendar, steps (of each client); None: from the terms, or no meter rung.
         seeded: whether noise came from seeded streams; None: in simulation.
-        side_releases: what left besides the updates, each with its event.
+        side_releases: what left besides the updates and the releases that the ledgers know, each with its event.
         audit: result and date of the last audit.
 
     Returns:
@@ -82,23 +105,23 @@ def build_label(
     nominal: dict[str, float | None] = {}
     mechanism: dict[str, dict[str, Any]] = {}
     bindings = set[tuple[str, str, float, str]]()
-    parts: dict[tuple[tuple[Sampler, float, int], ...], int | None] = {}
+    accounts: dict[_Account, int | None] = {}
     for name, path in ledgers.items():
         if not Path(path).exists():
             continue
         with Ledger.open(path, readonly=True) as ledger:
-            contracts = ledger.contracts()
-            if not contracts:
+            account = _Account(tuple(ledger.contracts()), tuple(ledger.filters()))
+            if not account.training:
                 continue
             bindings.add((ledger.unit, ledger.relation.value, ledger.delta, ledger.mode))
             committed[name], nominal[name] = _finite(ledger.committed()), _finite(ledger.nominal())
-        last = contracts[-1]
+        last = account.training[-1]
         mechanism[name] = _mechanism(scenario, last)
         steps_per_day = steps_per_day or _term(last, "steps_per_day")
         length = calendar_steps.get(name) if isinstance(calendar_steps, Mapping) else calendar_steps
         length = length or _term(last, "calendar_steps")
-        key = tuple((_sampler(scenario, c), noise_of(decode_event(c.event)), c.steps_total) for c in contracts)
-        parts[key] = _longest(parts[key], length) if key in parts else length
+        key = _Account(tuple(replace(c, run_id="-") for c in account.contracts), account.filters)
+        accounts[key] = _longest(accounts[key], length) if key in accounts else length
     if len(bindings) != 1:
         raise InputError(
             f"a label is about one unit, relation, delta and mode, not {sorted(bindings)}; none was written."
@@ -106,10 +129,11 @@ def build_label(
     unit, relation, delta, mode = bindings.pop()
     seeded = mode == "simulation" if seeded is None else seeded
     both = {
-        r.value: _worst([_ladder(k, n, delta, r, steps_per_day) for k, n in parts.items()])
+        r.value: _worst([_ladder(scenario, k, n, unit, delta, r, steps_per_day) for k, n in accounts.items()])
         for r in (Relation.ZERO_OUT, Relation.REPLACE_ONE)
     }
     claims = list(committed.values())
+    side = _side_rows([c for account in accounts for c in account.side])
     return {
         "unit": unit,
         "relation": relation,
@@ -122,42 +146,96 @@ def build_label(
         "seeded": seeded,
         "mode": mode,
         "mechanism": mechanism,
-        "side_releases": [dict(r) for r in side_releases],
+        "side_releases": [*side, *(dict(r) for r in side_releases)],
         "public": list(PUBLIC),
         "adversary": ADVERSARY,
-        "accountant": {"name": accountant_name(), "interval": INTERVAL},
+        "accountant": _accountant(accounts),
         "random_source": "seeded streams (PCG64): repeatable, so NOT A GUARANTEE"
         if seeded
         else "AES-256-CTR keyed by the operating system",
-        "evaluation": "scores on held-out data are computed inside the simulation and are not protected by this label"
-        if mode == "simulation"
-        else "no scores on private data leave a client",
-        "assumptions": list(ASSUMPTIONS),
+        "evaluation": _evaluation(mode, side),
+        "assumptions": [a for a in ASSUMPTIONS if not (a.startswith("arithmetic") and _is_hardened(mechanism))],
         "audit": dict(audit) if audit else None,
     }
 
 
-def _mechanism(scenario: Scenario, contract: Contract) -> dict[str, Any]:
-    privacy = scenario.privacy
-    clipper = make_clipper(privacy.clipper, bound=privacy.bound, **privacy.clipper_options)
-    stated: dict[str, Any] = {
-        "clipper": privacy.clipper,
-        "clipper_options": dict(privacy.clipper_options),
-        "bound": float(clipper.bound),
-        "noise_multiplier": noise_of(decode_event(contract.event)),
-        "steps_total": contract.steps_total,
-    }
-    return {**contract.public_terms, **_sampler(scenario, contract).terms(), **stated}
+def _mechanism(scenario: Scenario | None, contract: AnyContract) -> dict[str, Any]:
+    terms = {k: v for k, v in contract.public_terms.items() if k != "calendar_steps"}
+    if isinstance(contract, RenyiContract):
+        return {**terms, "filter": f"Renyi, order {contract.order:g}", "epsilon": contract.epsilon}
+    event = decode_event(contract.event)
+    first = event.events[0] if isinstance(event, ScheduledDpEvent) else event
+    noise = terms.get("noise_multiplier", noise_of(event))
+    stated: dict[str, Any] = {"steps_total": contract.steps_total}
+    if scenario is not None:
+        rules = make_rules(scenario.privacy, steps_total=contract.steps_total)
+        stated |= rules.describe(float(noise) if isinstance(event, dp_event.ZCDpEvent) else noise_of(first))
+    # The total noise, also where other queries share it; of one window, also where the unit touches several.
+    stated["noise_multiplier"] = noise if isinstance(event, dp_event.ZCDpEvent) else noise_of(event)
+    sampler = _sampler(scenario, contract)
+    return {**terms, **(sampler.terms() if sampler else {}), **stated}
 
 
-def _sampler(scenario: Scenario, contract: Contract) -> Sampler:
+def _side_rows(contracts: Sequence[Contract]) -> list[dict[str, Any]]:
+    """Each kind of side release once, as a label states it."""
+    rows: list[dict[str, Any]] = []
+    for contract in contracts:
+        terms = contract.public_terms
+        row = {
+            "release": terms["side_release"],
+            "times": contract.steps_total,
+            "noise_multiplier": terms["noise_multiplier"],
+            "event": json.loads(contract.event),
+            "included": "in committed, nominal and ladder",
+            **{k: v for k, v in terms.items() if k in ("scores", "cap")},
+        }
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+def _evaluation(mode: str, side: Sequence[Mapping[str, Any]]) -> str:
+    noisy = any(row["release"] == "metrics" for row in side)
+    if mode == "simulation":
+        return "scores on held-out data are computed inside the simulation and are not protected by this label"
+    return "noisy scores, paid for (see side releases)" if noisy else "no scores on private data leave a client"
+
+
+def _accountant(accounts: Mapping[_Account, int | None]) -> dict[str, Any]:
+    orders = {f.order for account in accounts for f in account.filters}
+    if orders:
+        return {"name": f"Renyi filter of fixed order {max(orders):g}, integer costs of 1e-9 nat, rounded up"}
+    events = [decode_event(c.event) for account in accounts for c in account.contracts]
+    if any(isinstance(e, dp_event.ZCDpEvent) for e in events):
+        return {"name": "zero-concentrated privacy, not amplified by sampling, converted at the best Renyi order"}
+    return {"name": accountant_name(), "interval": INTERVAL}
+
+
+def _is_hardened(mechanism: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(parts.get("noise") == "discrete-gaussian" for parts in mechanism.values())
+
+
+def _stages(contract: AnyContract) -> list[tuple[float | DpEvent, int]] | None:
+    """(noise of one group, steps) of each stage of a contract; None where other units are not derivable from it."""
+    if isinstance(contract, RenyiContract):
+        return None
+    event = decode_event(contract.event)
+    if isinstance(event, ScheduledDpEvent):
+        return [(noise_of(each), count) for each, count in event.part(0, event.steps)]
+    if isinstance(event, dp_event.ZCDpEvent):
+        sigma = contract.public_terms.get("noise_multiplier")
+        return [(discrete_event(float(sigma)), contract.steps_total)] if sigma else None
+    return [(noise_of(event), contract.steps_total)]
+
+
+def _sampler(scenario: Scenario | None, contract: AnyContract) -> Sampler | None:
     terms = contract.public_terms
-    if "sampler" in terms:
+    if "sampler" in terms and "window" in terms:
         return sampler_from_terms(terms)
-    return RandomPhaseTiling(scenario.task.window, scenario.privacy.sampling_prob)
+    return RandomPhaseTiling(scenario.task.window, scenario.privacy.sampling_prob) if scenario is not None else None
 
 
-def _term(contract: Contract, name: str) -> int | None:
+def _term(contract: AnyContract, name: str) -> int | None:
     value = contract.public_terms.get(name)
     return int(value) if value else None
 
@@ -167,19 +245,37 @@ def _longest(a: int | None, b: int | None) -> int | None:
 
 
 def _ladder(
-    key: tuple[tuple[Sampler, float, int], ...],
+    scenario: Scenario | None,
+    account: _Account,
     calendar_steps: int | None,
+    unit: str,
     delta: float,
     relation: Relation,
     steps_per_day: int | None,
 ) -> dict[str, float | None]:
     """The rungs that the public facts allow; None where a fact is missing or no epsilon is finite."""
+    parts: list[tuple[Sampler, float | DpEvent, int]] = []
+    for contract in account.training:
+        sampler, stages = _sampler(scenario, contract), _stages(contract)
+        if sampler is None or stages is None:
+            return dict.fromkeys(RUNGS)
+        parts += [(sampler, noise, steps) for noise, steps in stages]
     units = [READING]
     if steps_per_day:
         units += [Unit.parse(name, steps_per_day=steps_per_day) for name in ("day", "week", "month")]
     if calendar_steps:
         units.append(METER)
-    known = ladder_of(key, units, delta=delta, relation=relation, calendar_steps=calendar_steps)
+    extra: dict[str, list[tuple[DpEvent, int]]] = {}
+    if account.side:
+        own = Unit.parse(unit, steps_per_day=steps_per_day or 1)
+        extra = {
+            u.name: [
+                (side_event_for(c.public_terms, own, u, calendar_steps=calendar_steps), c.steps_total)
+                for c in account.side
+            ]
+            for u in units
+        }
+    known = ladder_of(parts, units, delta=delta, relation=relation, calendar_steps=calendar_steps, extra=extra)
     return {name: _finite(known[name]) if name in known else None for name in RUNGS}
 
 
@@ -195,39 +291,3 @@ def _worst(ladders: list[dict[str, float | None]]) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no infinity
-
-
-# ---- signature ------------------------------------------------------------------------------------
-
-
-def sign_label(label: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
-    """The label with an Ed25519 signature over its canonical JSON text (without the signature itself)."""
-    content = {k: v for k, v in label.items() if k != "signature"}
-    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    value = key.sign(canonical(content).encode())
-    return {**content, "signature": {"algorithm": "ed25519", "public_key": public.hex(), "value": value.hex()}}
-
-
-def verify_label(label: Mapping[str, Any], *, public_key: str | None = None) -> None:
-    """Checks the signature of a label.
-
-    Args:
-        label: with its signature.
-        public_key: hex key that must have signed it; None: the one that the label names, which proves only that
-            the label is unchanged since that key signed it.
-
-    Raises:
-        CheckFailed: no signature, another key, or a changed label.
-    """
-    signature = label.get("signature")
-    try:
-        assert signature is not None
-        named, value = bytes.fromhex(signature["public_key"]), bytes.fromhex(signature["value"])
-        if public_key is not None and named != bytes.fromhex(public_key):
-            raise CheckFailed("the label is signed with another key.")
-        content = {k: v for k, v in label.items() if k != "signature"}
-        Ed25519PublicKey.from_public_bytes(named).verify(value, canonical(content).encode())
-    except (AssertionError, KeyError, TypeError, ValueError):
-        raise CheckFailed("the label carries no readable signature.") from None
-    except InvalidSignature:
-        raise CheckFailed("the label was changed after it was signed.") from None

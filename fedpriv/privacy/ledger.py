@@ -19,17 +19,18 @@ import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from dp_accounting import DpEvent
 
 from fedpriv.errors import BudgetExceeded, FedprivError, InputError, LedgerError
-from fedpriv.privacy.accounting import epsilon_of
 from fedpriv.privacy.contract import Contract
-from fedpriv.privacy.events import decode_event
 from fedpriv.privacy.ledger_store import Row, Store
 from fedpriv.privacy.ledger_view import LedgerView
+from fedpriv.privacy.renyi import epsilon_of_units
+from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract
 from fedpriv.privacy.units import Relation
 
 KEPT_REPLIES = 4  # newest replies kept per run, for requests that come twice
@@ -155,69 +156,73 @@ class Ledger(LedgerView):
             ledger.close()
             raise LedgerError(f"the ledger {path} belongs to another data set; nothing was changed.")
         with ledger._store.transaction():
-            for contract in ledger.contracts():
+            for contract in ledger.agreements():
                 spent = ledger.spent_tokens(contract.run_id)
                 ledger._store.append(
                     "restore",
                     run_id=contract.run_id,
-                    tokens=contract.steps_total - spent,
-                    spent=contract.steps_total,
+                    tokens=contract.tokens - spent,
+                    spent=contract.tokens,
                     body={"reason": reason},
                 )
         return ledger
 
     # ---- contracts ----------------------------------------------------------------------------
 
-    def enrol(self, contract: Contract) -> None:
-        """Commits the whole contract, event^steps_total; the same contract again changes nothing.
+    def enrol(self, contract: AnyContract, *more: AnyContract, cap: float | None = None) -> None:
+        """Commits whole contracts, all or none; the same contract again changes nothing.
+
+        Args:
+            contract, more: what one run asks for: its steps, and its side releases.
+            cap: an epsilon below the ledger's own budget that the owner allows now.
 
         Raises:
-            BudgetExceeded: it would cost more than itself allows, or all contracts more than the budget; only the
+            BudgetExceeded: one would cost more than itself allows, or all contracts more than the budget; only the
                 refusal is recorded.
-            LedgerError: another contract was made under this run_id, or the file fails.
-            InputError: unit, relation or delta are not those of the ledger.
+            LedgerError: another contract was made under a run_id, or the file fails.
+            InputError: unit, relation or delta are not those of the ledger, or filters have different orders.
         """
-        for name, own in (("unit", self.unit), ("relation", self.relation.value), ("delta", self.delta)):
-            if getattr(contract, name) != own:
+        asked = (contract, *more)
+        for one, (name, own) in product(asked, self._terms().items()):
+            if getattr(one, name) != own:
                 raise InputError(
-                    f"the contract is about {name}={getattr(contract, name)!r}, the ledger {self.path} about {own!r}; "
+                    f"the contract is about {name}={getattr(one, name)!r}, the ledger {self.path} about {own!r}; "
                     "nothing was enrolled."
                 )
         refusal: BudgetExceeded | None = None
         with self._store.transaction():
-            known = self.contracts()
-            for other in known:
-                if other.run_id == contract.run_id:
-                    if other == contract:
-                        return
+            known = {c.run_id: c for c in self.agreements()}
+            fresh = [one for one in asked if known.get(one.run_id) != one]
+            for one in fresh:
+                if one.run_id in known:
                     raise LedgerError(
-                        f"run {contract.run_id!r} has another contract already; nothing was enrolled or changed."
+                        f"run {one.run_id!r} has another contract already; nothing was enrolled or changed."
                     )
-            refusal = self._excess(contract, known)
-            if refusal is None:
-                body = {"contract": contract.to_json(), "digest": contract.digest()}
-                self._store.append("contract", run_id=contract.run_id, tokens=contract.steps_total, body=body)
-            else:
+            if not fresh:
+                return
+            refusal = self._excess(fresh, list(known.values()), cap)
+            if refusal is not None:
                 self._refuse(contract.run_id, -1, str(refusal))
+            for one in fresh if refusal is None else ():
+                body = {"contract": one.to_json(), "digest": one.digest()}
+                self._store.append("contract", run_id=one.run_id, tokens=one.tokens, body=body)
         if refusal is not None:
             raise refusal
 
-    def _excess(self, contract: Contract, known: list[Contract]) -> BudgetExceeded | None:
-        def cost(contracts: list[Contract]) -> float:
-            parts = [(decode_event(c.event), c.steps_total) for c in contracts]
-            return epsilon_of(parts, self.delta, self.relation)
+    def _terms(self) -> dict[str, object]:
+        return {"unit": self.unit, "relation": self.relation.value, "delta": self.delta}
 
+    def _excess(self, fresh: list[AnyContract], known: list[AnyContract], cap: float | None) -> BudgetExceeded | None:
         where = f"at delta={self.delta:g} (unit: {self.unit}, {self.relation})"
-        own = cost([contract])
-        if own > contract.epsilon:
+        for one in fresh:
+            if (own := self.epsilon_of_all([one])) > one.epsilon:
+                return BudgetExceeded(
+                    f"epsilon of the contract would be {own:.4g} > {one.epsilon:g} {where}; nothing was enrolled."
+                )
+        most = self.budget_epsilon if cap is None else min(cap, self.budget_epsilon)
+        if (total := self.epsilon_of_all([*known, *fresh])) > most:
             return BudgetExceeded(
-                f"epsilon of the contract would be {own:.4g} > {contract.epsilon:g} {where}; nothing was enrolled."
-            )
-        total = cost([*known, contract]) if known else own
-        if total > self.budget_epsilon:
-            return BudgetExceeded(
-                f"epsilon of all contracts would be {total:.4g} > {self.budget_epsilon:g} {where}; "
-                "nothing was enrolled."
+                f"epsilon of all contracts would be {total:.4g} > {most:g} {where}; nothing was enrolled."
             )
         return None
 
@@ -267,26 +272,18 @@ class Ledger(LedgerView):
             asked = contract.objection(
                 event=event, noise_multiplier=noise_multiplier, sampling_prob=sampling_prob, terms=terms
             )
+            tokens, body = steps, {"request": request_digest, "contract": contract.digest()}
             if asked is not None:
                 refusal = f"the request is refused: {asked}; nothing was read or released."
-            elif contract.steps_per_round and steps > contract.steps_per_round:
-                refusal = (
-                    f"{steps} steps in one round are more than the contract's {contract.steps_per_round}; nothing was "
-                    "read or released."
-                )
-            elif spent + steps > contract.steps_total:
-                refusal = (
-                    f"{steps} more steps would make {spent + steps} > {contract.steps_total} of the contract of run "
-                    f"{run_id!r} (epsilon {contract.epsilon:g}, unit: {contract.unit}); nothing was read or released."
-                )
+            elif isinstance(contract, RenyiContract):
+                tokens, text, unpriced = contract.request(round, steps, event)
+                body |= {"event": text, "steps": steps}
+                refusal = _over_allowance(contract, spent, tokens) if unpriced is None else unpriced
+            else:
+                refusal = _over_tokens(contract, spent, round, steps)
             if refusal is None:
                 row = self._store.append(
-                    "reserve",
-                    run_id=run_id,
-                    round=round,
-                    tokens=steps,
-                    spent=spent + steps,
-                    body={"request": request_digest, "contract": contract.digest()},
+                    "reserve", run_id=run_id, round=round, tokens=tokens, spent=spent + tokens, body=body
                 )
                 return Reservation(run_id, round, steps, request_digest, (row.seq, row.hash))
             self._refuse(run_id, round, refusal)
@@ -295,7 +292,7 @@ class Ledger(LedgerView):
     def _again(self, row: Row, steps: int, request_digest: str) -> Reservation:
         assert row.run_id is not None
         assert row.round is not None
-        if row.tokens != steps or row.content["request"] != request_digest:
+        if row.content.get("steps", row.tokens) != steps or row.content["request"] != request_digest:
             raise LedgerError(
                 f"round {row.round} of run {row.run_id!r} was already used for another request; nothing was read."
             )
@@ -343,6 +340,36 @@ class Ledger(LedgerView):
                 body={"sha256": digest, "bytes": len(reply)},
             )
             self._store.put_reply(row, reply, keep=KEPT_REPLIES)
+
+
+def _over_tokens(contract: Contract, spent: int, round: int, steps: int) -> str | None:
+    """Why a contract of tokens does not cover a round, or None."""
+    if contract.steps_per_round and steps > contract.steps_per_round:
+        return (
+            f"{steps} steps in one round are more than the contract's {contract.steps_per_round}; nothing was "
+            "read or released."
+        )
+    try:
+        contract.round_parts(round, steps)
+    except InputError as error:
+        return f"the request is refused: {error}"
+    if spent + steps > contract.steps_total:
+        return (
+            f"{steps} more steps would make {spent + steps} > {contract.steps_total} of the contract of run "
+            f"{contract.run_id!r} (epsilon {contract.epsilon:g}, unit: {contract.unit}); nothing was read or released."
+        )
+    return None
+
+
+def _over_allowance(contract: RenyiContract, spent: int, units: int) -> str | None:
+    """Why a filter does not admit a request, or None."""
+    if spent + units <= contract.tokens:
+        return None
+    reached = epsilon_of_units(spent + units, contract.order, contract.delta)
+    return (
+        f"epsilon of the filter of run {contract.run_id!r} would be {reached:.4g} > {contract.epsilon:g} at "
+        f"delta={contract.delta:g} (order {contract.order:g}, unit: {contract.unit}); nothing was read or released."
+    )
 
 
 def verify_file(path: str | Path) -> list[str]:

@@ -3,14 +3,20 @@
 # pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from dp_accounting import DpEvent
+
 from fedpriv.errors import InputError, LedgerError
 from fedpriv.privacy.accounting import epsilon_of
+from fedpriv.privacy.composition import leaves
 from fedpriv.privacy.contract import Contract, canonical
-from fedpriv.privacy.events import decode_event
+from fedpriv.privacy.events import ScheduledDpEvent, decode_event
 from fedpriv.privacy.ledger_store import Store
+from fedpriv.privacy.renyi import cost_of, epsilon_of_units
+from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract, contract_from_json
 from fedpriv.privacy.units import Relation
 
 
@@ -70,14 +76,22 @@ class LedgerView:
 
     # ---- contracts ----------------------------------------------------------------------------
 
-    def contracts(self) -> list[Contract]:
-        """All contracts, oldest first."""
+    def agreements(self) -> list[AnyContract]:
+        """All contracts of both kinds, oldest first."""
         try:
-            return [Contract.from_json(r.content["contract"]) for r in self._store.rows("kind = 'contract'")]
+            return [contract_from_json(r.content["contract"]) for r in self._store.rows("kind = 'contract'")]
         except InputError as error:
             raise LedgerError(f"the ledger {self.path} holds a contract that cannot be read: {error}") from error
 
-    def contract(self, run_id: str) -> Contract:
+    def contracts(self) -> list[Contract]:
+        """The contracts of tokens, oldest first."""
+        return [c for c in self.agreements() if isinstance(c, Contract)]
+
+    def filters(self) -> list[RenyiContract]:
+        """The Renyi filters, oldest first; all of one order."""
+        return [c for c in self.agreements() if isinstance(c, RenyiContract)]
+
+    def contract(self, run_id: str) -> AnyContract:
         """The contract of a run.
 
         Raises:
@@ -86,10 +100,10 @@ class LedgerView:
         row = self._store.last("kind = 'contract' AND run_id = ?", run_id)
         if row is None:
             raise LedgerError(f"run {run_id!r} has no contract with this data set; nothing was read.")
-        return Contract.from_json(row.content["contract"])
+        return contract_from_json(row.content["contract"])
 
     def spent_tokens(self, run_id: str) -> int:
-        """Steps of a run that are paid for."""
+        """Tokens of a run that are paid for: steps, or units of Renyi divergence under a filter."""
         row = self._store.last("run_id = ? AND kind IN ('reserve', 'restore')", run_id)
         return row.spent if row is not None else 0
 
@@ -119,19 +133,46 @@ class LedgerView:
 
     def committed(self) -> float:
         """Epsilon of all contracts in full: the claim."""
-        return self._epsilon([(c, c.steps_total) for c in self.contracts()])
+        return self.epsilon_of_all(self.agreements())
 
     def nominal(self) -> float:
         """Epsilon of the steps paid for so far: a progress bar, valid as a claim only for data-independent stopping."""
-        return self._epsilon([(c, self.spent_tokens(c.run_id)) for c in self.contracts()])
+        spent = [part for c in self.contracts() for part in self._spent_parts(c)]
+        return self._epsilon(spent, [(f, self.spent_tokens(f.run_id)) for f in self.filters()])
 
-    def _epsilon(self, parts: list[tuple[Contract, int]]) -> float:
-        return epsilon_of([(decode_event(c.event), n) for c, n in parts], self.delta, self.relation)
+    def epsilon_of_all(self, agreements: Sequence[AnyContract]) -> float:
+        """What contracts cost together, each in full.
+
+        Raises:
+            InputError: filters of different orders, or beside a filter an event without a Renyi divergence.
+        """
+        parts = [(decode_event(c.event), c.steps_total) for c in agreements if isinstance(c, Contract)]
+        return self._epsilon(parts, [(c, c.tokens) for c in agreements if isinstance(c, RenyiContract)])
+
+    def _spent_parts(self, contract: Contract) -> list[tuple[DpEvent, int]]:
+        """(event, count) of what a run has paid for; on a schedule, the events of its own rounds."""
+        event, spent = decode_event(contract.event), self.spent_tokens(contract.run_id)
+        if not isinstance(event, ScheduledDpEvent):
+            return [(event, spent)]
+        rows = self._store.rows("kind IN ('reserve', 'restore') AND run_id = ?", contract.run_id)
+        if any(row.kind == "restore" for row in rows):
+            return [(event, spent)]  # all that was open counts as spent
+        return [part for row in rows for part in contract.round_parts(row.round or 0, row.tokens or 0)]
+
+    def _epsilon(self, parts: Sequence[tuple[DpEvent, int]], filters: Sequence[tuple[RenyiContract, int]]) -> float:
+        """Epsilon of fixed events and of units under filters: exact, or at the filters' order where there are any."""
+        if not filters:
+            return epsilon_of(parts, self.delta, self.relation)
+        order = filters[0][0].order
+        if any(f.order != order for f, _ in filters):
+            raise InputError("the filters of one ledger have one order; nothing was enrolled.")
+        fixed = sum(count * cost_of(event, order, self.relation) for event, count in leaves(parts))
+        return epsilon_of_units(fixed + sum(units for _, units in filters), order, self.delta)
 
     def verify(self) -> list[str]:
         """Everything that is wrong with the file, in words; empty when chain, tokens, replies and budget hold."""
         problems = self._store.problems()
-        if not problems and self.contracts() and self.committed() > self.budget_epsilon:
+        if not problems and self.agreements() and self.committed() > self.budget_epsilon:
             problems.append(f"the contracts cost {self.committed():.4g} > {self.budget_epsilon:g}")
         return problems
 

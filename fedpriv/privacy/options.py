@@ -46,9 +46,7 @@ def constants(rule: object) -> dict[str, Any]:
     return {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if not f.metadata.get("fixed")}
 
 
-def in_range(
-    rule: str, option: str, value: float, *, low: float, high: float = math.inf, closed: str = ""
-) -> None:
+def in_range(rule: str, option: str, value: float, *, low: float, high: float = math.inf, closed: str = "") -> None:
     """Refuses a value outside (low, high); `closed` names the ends that belong to it, as in "low,high".
 
     Raises:

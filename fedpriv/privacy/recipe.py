@@ -11,7 +11,7 @@ gradient shares it (`fedpriv.privacy.joint`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from dp_accounting import DpEvent
@@ -54,8 +54,8 @@ class Rules:
     """
 
     clipper: Rule
-    controller: Controller = Controller()
-    rule: GradientRule = GradientRule()
+    controller: Controller = field(default_factory=Controller)
+    rule: GradientRule = field(default_factory=GradientRule)
     filter: Filter | None = None
     steps_total: int = 1
 
@@ -65,7 +65,7 @@ class Rules:
         Raises:
             InputError: with the reason; nothing was started.
         """
-        self.controller.check(self.clipper, None)
+        self.controller.check(self.clipper)
         self.rule.check(self.clipper)
         for refused, why in (
             (
@@ -162,6 +162,9 @@ class Recipe:
 
     mechanism: Mechanism
     rules: Rules
+    _layouts: dict[int, StateLayout | None] = field(
+        default_factory=dict[int, StateLayout | None], init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for sigma, _ in self.rules.controller.noise(self.mechanism.noise_multiplier):
@@ -171,9 +174,7 @@ class Recipe:
 
     def event(self) -> DpEvent:
         """For a contract of `steps_total` tokens: the event of a step, or the schedule of all steps."""
-        stages = self.rules.controller.noise(self.mechanism.noise_multiplier)
-        events = [replace(self.mechanism, noise_multiplier=sigma).step_event() for sigma, _ in stages]
-        return events[0] if len(events) == 1 else ScheduledDpEvent(events, [count for _, count in stages])
+        return event_of(self.mechanism, self.rules)
 
     @property
     def scheduled(self) -> bool:
@@ -206,6 +207,13 @@ class Recipe:
             "filter": rules.filter.start(num_parameters) if rules.filter else {},
         }
         return {name: state for name, state in parts.items() if state}
+
+    def state_layout(self, num_parameters: int) -> StateLayout | None:
+        """Where the numbers of the state sit; None when no rule keeps state."""
+        if num_parameters not in self._layouts:
+            parts = self.start(num_parameters)
+            self._layouts[num_parameters] = StateLayout.of(parts) if parts else None
+        return self._layouts[num_parameters]
 
     def initial_state(self, num_parameters: int) -> Tensor | None:
         """The same as one vector; None when no rule keeps state."""
@@ -284,16 +292,24 @@ class Recipe:
         grad, after["rule"] = rules.rule.after(released.grad, released.answers, params, clipper, batch.state, facts)
         if rules.filter is not None:
             grad, after["filter"] = rules.filter.apply(grad, parts.get("filter", {}), facts.sizes)
-        if state is None:
+        layout_of_state = self.state_layout(params.numel())
+        if state is None or layout_of_state is None:
             return StepDone(grad, None, clipper.bound)
-        return StepDone(grad, StateLayout.of(parts).join(after, state.device), clipper.bound)
+        return StepDone(grad, layout_of_state.join(after, state.device), clipper.bound)
 
     def _parts(self, num_parameters: int, state: Tensor | None) -> dict[str, dict[str, Tensor]]:
-        start = self.start(num_parameters)
-        if (state is None) != (not start):
+        layout = self.state_layout(num_parameters)
+        if (state is None) != (layout is None):
             have = "none came" if state is None else "one came"
-            raise InputError(f"the rules keep {'a' if start else 'no'} state and {have}; nothing was trained.")
-        return {} if state is None else StateLayout.of(start).split(state)
+            raise InputError(f"the rules keep {'no' if layout is None else 'a'} state and {have}; nothing was trained.")
+        return {} if state is None or layout is None else layout.split(state)
+
+
+def event_of(mechanism: Mechanism, rules: Rules) -> DpEvent:
+    """`Recipe.event` before it is known whether the noise leaves something for the gradient: for calibration."""
+    stages = rules.controller.noise(mechanism.noise_multiplier)
+    events = [replace(mechanism, noise_multiplier=sigma).step_event() for sigma, _ in stages]
+    return events[0] if len(events) == 1 else ScheduledDpEvent(events, [count for _, count in stages])
 
 
 def make_rules(privacy: PrivacyConfig, *, steps_total: int) -> Rules:

@@ -136,12 +136,19 @@ class Sampler(ABC):
 
         The event is the same data for every relation; the accountant interprets it under the relation.
 
+        An inner `ZCDpEvent` (stated for one group and zero-out) is not amplified, since no theorem for it is used
+        here; it is scaled by the square of the most groups that the unit can touch, and by 4 under replace-one.
+
         Raises:
-            InputError: `inner` is not Gaussian, or the unit needs `calendar_steps`.
+            InputError: `inner` is neither Gaussian nor zCDP, or the unit needs `calendar_steps`.
         """
-        Relation.parse(relation)
+        replaced = Relation.parse(relation) is Relation.REPLACE_ONE
         if unit.kind == "client":
             return dp_event.NonPrivateDpEvent()  # noise sized for one group does not hide a whole client
+        if isinstance(inner, dp_event.ZCDpEvent):
+            most = max(len(law) - 1 for _, law in self.laws(unit, calendar_steps=calendar_steps))
+            scale = float(most**2 * (4 if replaced else 1))
+            return dp_event.ZCDpEvent(inner.rho * scale, inner.xi * scale) if scale else dp_event.NoOpDpEvent()
         return event_of_laws(inner, self.laws(unit, calendar_steps=calendar_steps))
 
 

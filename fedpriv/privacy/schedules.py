@@ -18,7 +18,7 @@ class DynamicController(Controller):
     Proof note: C_t and sigma_t are functions of the step alone, so a step is the Gaussian mechanism of multiplier
     sigma_t on a sum of sensitivity `clipper.bound` at C_t. The event of a run is the composition of these DIFFERENT
     events (`ScheduledDpEvent`): sigma_0 is found by composing them as they are. The paper's central limit formula is
-    no upper bound (7.41 for 8.09 in one of its settings) and is not used. With both ends 1 the run is flat clipping.
+    no upper bound (7.41 for 8.08 in one of its settings) and is not used. With both ends 1 the run is flat clipping.
     The schedule is a staircase of `stages` equal stages, so that long runs compose few distinct events.
 
     Attributes:

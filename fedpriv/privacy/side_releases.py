@@ -15,11 +15,12 @@ it by at most twice that, which the accountant charges from the same event. The 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-from dp_accounting import dp_event
+from dp_accounting import DpEvent, dp_event
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
@@ -238,6 +239,30 @@ def private_metrics(
     value = np.clip(sums / shape[0], 0.0, cap)
     note = _note(f"{shape[1]} metrics", unit, relation, sensitivity, stddev)
     return SideRelease(value, side_event(noise_multiplier), stddev, note)
+
+
+def side_event_for(terms: Mapping[str, Any], own: Unit, other: Unit, *, calendar_steps: int | None) -> DpEvent:
+    """The event of one side release for a unit other than the one that it was noised for; for the ladder.
+
+    A count moves by at most one for each reading. A window that meets w readings meets one of the blocks of w0 readings
+    that are laid over them with gaps shorter than a window L, of which ceil((w + L - 1) / (w0 + L - 1)) are enough, and
+    each block is met by no more windows than the noise was made for.
+
+    Args:
+        terms: of its contract: side_release, noise_multiplier and, for metrics, window.
+        own, other: the unit that it was noised for, and the one that is asked about.
+        calendar_steps: length of a whole meter.
+    """
+    sigma = float(terms["noise_multiplier"])
+    length = other.steps if other.kind == "event" else calendar_steps
+    if length is None or own.kind != "event":
+        return dp_event.NonPrivateDpEvent()
+    if terms["side_release"] == "count":
+        ratio = max(1.0, length / own.steps)
+    else:
+        window = int(terms["window"])
+        ratio = float(max(1, math.ceil((length + window - 1) / (own.steps + window - 1))))
+    return dp_event.GaussianDpEvent(sigma / ratio)
 
 
 def _noised(total: Array, sensitivity: float, noise_multiplier: float, rng: PrivacyRng) -> tuple[Array, float]:

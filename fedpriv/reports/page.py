@@ -122,10 +122,17 @@ def _subtitle(view: RunView) -> str:
         task,
         f"{scenario.federation.rounds} rounds of {scenario.federation.local_steps} local "
         + ("step" if scenario.federation.local_steps == 1 else "steps"),
-        f"clipping rule {scenario.privacy.clipper}" if view.private else "no privacy",
+        _rule_words(scenario) if view.private else "no privacy",
         f"status: {view.status.get('status', 'unknown')}",
     ]
     return " · ".join(parts)
+
+
+def _rule_words(scenario: Scenario) -> str:
+    """The clipping rule, and what works around it."""
+    chosen = scenario.privacy.rules()
+    around = [chosen.controller, chosen.gradient_rule, chosen.filter]
+    return "clipping rule " + " + ".join([chosen.clipper, *(name for name in around if name != "none")])
 
 
 def _notes(view: RunView) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every source and every partitioner must hold; a new one is covered by adding it to its registry."""
+"""What every source must hold; a new one is covered by adding it to the registry."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedpriv.config import PartitionConfig, Scenario
+from fedpriv.config import Scenario
 from fedpriv.data.clients import load_client, roster
-from fedpriv.data.partition import PARTITIONERS
-from fedpriv.data.sources import SOURCES, Series
+from fedpriv.data.sources import SOURCES
 from fedpriv.data.windows import cut, even_starts
 from fedpriv.errors import InputError
 
@@ -58,29 +57,3 @@ def test_named_clients_are_those(scenario):
 def test_unknown_client_is_refused(scenario):
     with pytest.raises(InputError, match="unknown client 'no-such'"):
         roster(scenario.override({"data.clients": ["no-such"]}))
-
-
-@pytest.fixture(params=sorted(PARTITIONERS))
-def partitioner(request):
-    return PARTITIONERS[request.param]
-
-
-def test_partitioner(partitioner):
-    available = ("a", "b", "c")
-    config = PartitionConfig(clients=2)
-    assert len(partitioner.names(available, config, chosen=False)) == 2
-    assert len(partitioner.names(available, PartitionConfig(clients=0), chosen=False)) >= 1
-    assert len(set(partitioner.names(available, config, chosen=True))) == 3
-
-    def read(name):
-        values = np.full((1, 10, 1), float(available.index(name)))
-        return Series(values, pd.Timestamp("2024-01-01"), pd.Timedelta(hours=1), (name,), ("x",), "MW", "UTC")
-
-    for name in partitioner.names(available, config, chosen=False):
-        series = partitioner.series(name, available, config, read)
-        assert series.values.ndim == 3 and np.isfinite(series.values).all()
-
-
-def test_natural_partition_complains_about_too_many():
-    with pytest.raises(InputError, match=r"partition\.clients=4, but the source has 3"):
-        PARTITIONERS["natural"].names(("a", "b", "c"), PartitionConfig(clients=4), chosen=False)

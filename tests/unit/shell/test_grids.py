@@ -178,3 +178,30 @@ class TestSampling:
                 counts[member.partition] += 1
         # 600 expected, standard deviation 20.5; 5 sigma is far beyond a significance of 1e-3 for ten counts
         assert np.all(np.abs(counts - 600) < 103)
+
+
+class TestRayPacking:
+    """What travels through Ray's object store, without Ray."""
+
+    def test_any_number_of_array_records(self):
+        from flwr.app import ConfigRecord
+
+        from fedpriv.messages import encode_model
+        from simulations.ray_grid import _same, pack, split, unpack
+
+        become_server()
+        model, rule = (encode_model(np.arange(n, dtype=np.float32)) for n in (5, 3))
+        content = RecordDict({"model": model, "words": ConfigRecord({"a": "b"}), "rule": rule})
+        message = Message(content, 2, "train")
+        set_message_id(message, "m")
+        light, records = split(message)
+        assert list(light.content) == ["words"]
+        assert light.metadata.message_id == "m"
+        assert list(message.content) == ["model", "words", "rule"]  # the original is whole
+        assert unpack(pack(records)) == {"model": model, "rule": rule}
+        assert _same(records, split(message)[1])
+        assert not _same(records, {"model": encode_model(np.arange(5, dtype=np.float32)), "rule": rule})
+        bare = Message(RecordDict(), 2, "query.hello")
+        assert split(bare) == (bare, {})
+        refused = Refusal.INTERNAL.to_message(message)
+        assert split(refused) == (refused, {})

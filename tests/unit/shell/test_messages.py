@@ -353,3 +353,41 @@ def test_words_record_of_another_type_is_refused():
     record["words"], record["numbers"] = ConfigRecord(), ConfigRecord()
     with pytest.raises(WireError, match="another type"):
         Hello.from_record(record)
+
+
+# ---- the memory of privacy rules -----------------------------------------------------------------
+
+RULE = np.array([0.5, 2.0], dtype=np.float32)
+
+
+def test_a_rule_state_goes_there_and_back():
+    request = train_request(rule=encode_model(RULE))
+    again = TrainRequest.from_record(request.to_record())
+    assert again.rule is not None
+    assert np.array_equal(decode_model(again.rule, num_parameters=2), RULE)
+    reply = TrainReply.from_record(train_reply(rule=RULE).to_record(), num_parameters=7)
+    assert reply.rule is not None
+    assert np.array_equal(reply.rule, RULE) and np.array_equal(reply.parameters, MODEL)
+    kept = TrainReply.from_bytes(reply.to_bytes(), ledger_seq=5, ledger_head="h2")
+    assert kept.rule is not None
+    assert np.array_equal(kept.rule, RULE) and np.array_equal(kept.parameters, MODEL)
+
+
+def test_a_rule_state_is_part_of_the_request_and_absent_where_there_is_none():
+    plain, other = train_request(), train_request(rule=encode_model(RULE))
+    third = train_request(rule=encode_model(RULE + 1))
+    assert len({plain.digest(), other.digest(), third.digest()}) == 3
+    assert set(plain.to_record()) == {"numbers", "words", "model"}
+    assert set(train_reply().to_record()) == {"numbers", "words", "model"}
+    assert TrainReply.from_bytes(train_reply().to_bytes(), ledger_seq=5, ledger_head="h2").rule is None
+
+
+@pytest.mark.parametrize("sent", [None, RULE[:1], np.array([1.0, np.nan], dtype=np.float32)])
+def test_a_reply_with_another_rule_state_is_rejected(sent):
+    request = train_request(rule=encode_model(RULE))
+    message = Message(request.to_record(), 1, TRAIN)
+    with pytest.raises(WireError):
+        read_train_reply(Message(train_reply(rule=sent).to_record(), reply_to=message), request, num_parameters=7)
+    with pytest.raises(WireError):
+        asked = train_request()
+        read_train_reply(Message(train_reply(rule=RULE).to_record(), reply_to=message), asked, num_parameters=7)

@@ -1,0 +1,177 @@
+"""Side releases of a run: a noisy count of readings, noisy held-out scores. Off unless the scenario asks for them.
+
+Each kind has a contract of its own beside that of the training steps, in the same ledger and about the same unit; all
+of a run's contracts are enrolled together or not at all. Which releases there are and what they cost is a function of
+the scenario alone, so the noise of training is calibrated to what they leave of the budget, and every release is paid
+for before a reading is looked at. The mechanisms and their proofs are in `fedpriv.privacy.side_releases`.
+
+There is no private scaler among them: windows are scaled by their own given entries or by declared public bounds, so
+nothing in the pipeline would use one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from dp_accounting import DpEvent, dp_event
+
+from fedpriv.config import Scenario
+from fedpriv.data.clients import ClientData
+from fedpriv.data.windows import day_steps
+from fedpriv.diffusion.sampling import point_forecast
+from fedpriv.evaluation import held_out
+from fedpriv.models.denoiser import Denoiser
+from fedpriv.privacy.contract import Contract, canonical
+from fedpriv.privacy.events import ScheduledDpEvent, encode_event
+from fedpriv.privacy.side_releases import SideRelease, private_count, private_metrics, side_event
+from fedpriv.privacy.units import Relation, Unit
+from fedpriv.seeding import PrivacyRng
+
+Kind = Literal["count", "metrics"]
+SCORES: Final = ("window-mse", "window-mae")
+"""Means over held-out windows of the squared and absolute error in units of the window's own scale, each window's value
+capped. A window's scale comes from its own given entries, so its score is a function of that window alone."""
+_EVALUATIONS = 10  # in a run, when evaluation.every is 0
+_BATCH = 64  # windows scored at a time
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One kind of side release of a run.
+
+    Attributes:
+        kind: count or metrics.
+        noise_multiplier: sigma, of noise over the sensitivity for the unit.
+        times: releases in the whole run.
+    """
+
+    kind: Kind
+    noise_multiplier: float
+    times: int
+
+    @property
+    def event(self) -> DpEvent:
+        """Of one release."""
+        return side_event(self.noise_multiplier)
+
+
+def evaluated_rounds(scenario: Scenario) -> list[int]:
+    """The rounds after which the server asks for validation scores; 0 is before the first."""
+    rounds = scenario.federation.rounds
+    every = scenario.evaluation.every or max(1, rounds // _EVALUATIONS)
+    return [r for r in range(rounds + 1) if r % every == 0 or r == rounds]
+
+
+def planned(scenario: Scenario) -> list[Planned]:
+    """The side releases that a scenario asks for."""
+    privacy = scenario.privacy
+    if not privacy.enabled or not scenario.steps_total:
+        return []
+    found: list[Planned] = []
+    if privacy.release_count is not None:
+        found.append(Planned("count", privacy.release_count, 1))
+    if privacy.release_metrics is not None:
+        found.append(Planned("metrics", privacy.release_metrics, len(evaluated_rounds(scenario)) + 1))  # and the test
+    return found
+
+
+def side_run(run_id: str, kind: Kind) -> str:
+    """The run_id of a side contract in the ledger."""
+    return f"{run_id}#{kind}"
+
+
+def side_contracts(scenario: Scenario, run_id: str) -> list[Contract]:
+    """What a client enrols beside the contract of its steps."""
+    privacy = scenario.privacy
+    return [
+        Contract(
+            run_id=side_run(run_id, each.kind),
+            event=encode_event(each.event),
+            steps_total=each.times,
+            steps_per_round=1,
+            unit=privacy.unit,
+            relation=privacy.relation,
+            delta=privacy.delta,
+            epsilon=privacy.epsilon,
+            terms=canonical(_terms(scenario, each)),
+        )
+        for each in planned(scenario)
+    ]
+
+
+def side_parts(scenario: Scenario) -> list[tuple[DpEvent, int]]:
+    """(event, times) of the side releases."""
+    return [(each.event, each.times) for each in planned(scenario)]
+
+
+def whole_event(scenario: Scenario, event: DpEvent) -> DpEvent:
+    """All that a run costs: `event` (of a step, or the schedule of all steps), taken in full, and the side releases."""
+    training = event
+    if not isinstance(event, ScheduledDpEvent):
+        training = dp_event.SelfComposedDpEvent(event, scenario.steps_total)
+    side = [dp_event.SelfComposedDpEvent(side, times) for side, times in side_parts(scenario)]
+    return dp_event.ComposedDpEvent([training, *side])
+
+
+def _terms(scenario: Scenario, each: Planned) -> dict[str, Any]:
+    terms: dict[str, Any] = {"side_release": each.kind, "noise_multiplier": each.noise_multiplier}
+    if each.kind == "metrics":
+        terms |= {"scores": list(SCORES), "cap": scenario.privacy.metrics_cap, "window": scenario.task.window}
+    return terms
+
+
+# ---- making them ------------------------------------------------------------------------------------
+
+
+def make_count(data: ClientData, scenario: Scenario, rng: PrivacyRng) -> SideRelease[float]:
+    """The noisy number of calendar steps with a reading in the training part. Reads private rows; paid for before."""
+    sigma = scenario.privacy.release_count
+    assert sigma is not None
+    observed = np.isfinite(data.values[:, data.train])
+    unit, relation = _promise(data, scenario)
+    return private_count(observed, noise_multiplier=sigma, unit=unit, relation=relation, rng=rng)
+
+
+def make_metrics(
+    model: Denoiser,
+    data: ClientData,
+    scenario: Scenario,
+    *,
+    part: Literal["validation", "test"],
+    device: torch.device,
+    rng: PrivacyRng,
+) -> dict[str, float]:
+    """Noisy means of `SCORES` on held-out windows, each in [0, cap]. Reads private rows; paid for before."""
+    sigma = scenario.privacy.release_metrics
+    assert sigma is not None
+    examples, start = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
+    rows: list[torch.Tensor] = []
+    for low in range(0, len(examples), _BATCH):
+        some = examples.rows(slice(low, low + _BATCH))
+        point = point_forecast(model, some.to(device), scenario.diffusion).cpu()
+        truth = some.values * some.scale + some.loc
+        error = ((point - truth) / some.scale).double().where(some.target, 0.0).flatten(1)
+        count = some.target.flatten(1).sum(dim=1).clamp(min=1)
+        rows.append(torch.stack([error.square().sum(dim=1) / count, error.abs().sum(dim=1) / count], dim=1))
+    unit, relation = _promise(data, scenario)
+    per_meter = len(start) // data.num_meters
+    released = private_metrics(
+        torch.cat(rows).numpy(),
+        np.asarray(start, dtype=np.int64),
+        np.repeat(np.arange(data.num_meters, dtype=np.int64), per_meter),
+        window=scenario.task.window,
+        cap=scenario.privacy.metrics_cap,
+        noise_multiplier=sigma,
+        unit=unit,
+        relation=relation,
+        rng=rng,
+    )
+    return {name: float(value) for name, value in zip(SCORES, released.value, strict=True)}
+
+
+def _promise(data: ClientData, scenario: Scenario) -> tuple[Unit, Relation]:
+    unit = Unit.parse(scenario.privacy.unit, steps_per_day=day_steps(data.step))
+    return unit, Relation.parse(scenario.privacy.relation)

@@ -1,0 +1,172 @@
+"""The answer in words: which rule won, by how much, how sure we are; or that nothing speaks for a difference."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from fedpriv.reports.ranks import RankTable, rank_table
+from fedpriv.reports.statistics import LEVEL, Paired, Scale, Trials, cliff_word, holm, paired
+
+Outcome = Literal["winner", "tie", "no-evidence", "cannot-tell"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison says.
+
+    Attributes:
+        outcome: `winner`: one rule beats every other; `tie`: some rules are better than others, but the best is not
+            told from all; `no-evidence`: no pair differs; `cannot-tell`: one rule, or one seed and one client.
+        best: the rule with the least mean error (geometric mean for ratios).
+        not_worse: the rules that the data do not tell from the best, itself included.
+        text: one paragraph.
+        pairs: all pairs, with `adjusted` p-values by Holm in the same order.
+        ranks: over clients; None with one client.
+    """
+
+    outcome: Outcome
+    best: str
+    not_worse: tuple[str, ...]
+    text: str
+    pairs: tuple[Paired, ...]
+    adjusted: tuple[float, ...]
+    ranks: RankTable | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for comparison.json."""
+        ranks = self.ranks
+        return {
+            "outcome": self.outcome,
+            "best": self.best,
+            "not_worse": list(self.not_worse),
+            "text": self.text,
+            "pairs": [{**asdict(p), "p_holm": q} for p, q in zip(self.pairs, self.adjusted, strict=True)],
+            "friedman": ranks and {"chi2": ranks.chi2, "p": ranks.p, "f": ranks.f, "f_p": ranks.f_p},
+            "mean_ranks": ranks and dict(zip(ranks.rules, ranks.mean.tolist(), strict=True)),
+            "critical_difference": ranks and ranks.critical,
+        }
+
+
+def verdict(trials: Trials, *, scale: Scale = "ratio", level: float = LEVEL, seed: int = 0) -> Verdict:
+    """Compares all pairs of rules, adjusts for their number, and says what follows.
+
+    All pairs count, not only those with the best rule: the best is picked from the same data, and testing
+    it as if it had been named before would find winners among equals.
+    """
+    order = _by_error(trials, scale)
+    best = order[0]
+    pairs = tuple(paired(trials, a, b, scale=scale, level=level, seed=seed) for a, b in combinations(order, 2))
+    adjusted = tuple(holm([p.p for p in pairs]).tolist())
+    several = len(trials.rules) > 1 and len(trials.clients) > 1
+    ranks = rank_table(trials.rules, trials.by_client, alpha=round(1 - level, 10)) if several else None
+    if not pairs or not np.isfinite([p.p for p in pairs]).all():
+        text = (
+            f"{best} has the least {trials.metric}, but with {_count(len(trials.rules), 'rule')}, "
+            f"{_count(len(trials.seeds), 'seed')} and {_count(len(trials.clients), 'client')} nothing can be said "
+            "about chance."
+        )
+        return Verdict("cannot-tell", best, trials.rules, text, pairs, adjusted, ranks)
+    found = [p for p, q in zip(pairs, adjusted, strict=True) if p.significant(q)]
+    beaten = {p.b for p in found if p.a == best}
+    not_worse = tuple(rule for rule in order if rule not in beaten)
+    outcome: Outcome = "winner" if len(not_worse) == 1 else "tie" if found else "no-evidence"
+    text = _text(trials, outcome, order, not_worse, pairs, adjusted, ranks)
+    for names, thing in ((trials.seeds, "seed"), (trials.clients, "client")):
+        if len(names) == 1:
+            text += f" With one {thing}, how much results vary between {thing}s is not known and not in this answer."
+    return Verdict(outcome, best, not_worse, text, pairs, adjusted, ranks)
+
+
+def _by_error(trials: Trials, scale: Scale) -> list[str]:
+    """Rules by mean error, least first, in the mean that the pairs are compared in."""
+    errors = np.log(np.maximum(trials.errors, 1e-300)) if scale == "ratio" else trials.errors
+    return [trials.rules[i] for i in np.argsort(errors.mean(axis=(1, 2)), kind="stable")]
+
+
+def _text(
+    trials: Trials,
+    outcome: Outcome,
+    order: list[str],
+    not_worse: tuple[str, ...],
+    pairs: tuple[Paired, ...],
+    adjusted: tuple[float, ...],
+    ranks: RankTable | None,
+) -> str:
+    best, basis = order[0], f"{_count(len(trials.seeds), 'seed')} and {_count(len(trials.clients), 'client')}"
+    p_of = {(p.a, p.b): (p, q) for p, q in zip(pairs, adjusted, strict=True)}
+    if outcome == "winner":
+        second, q = p_of[best, order[1]]
+        head = f"{best} wins: {_change(second, trials.metric)} than {order[1]}, the next best ({_sure(second, q)})."
+        if len(order) > 2:
+            head += f" It also beats the other {_count(len(order) - 2, 'rule')}."
+        return f"{head} {_effect(second)} From {basis}, adjusted for {_count(len(pairs), 'comparison')}." + _omnibus(
+            ranks
+        )
+    if outcome == "no-evidence":
+        far, q = p_of[best, order[-1]]
+        return (
+            f"No evidence of a difference between {_listed(order)} in {trials.metric}. The largest difference of "
+            f"means, {best} against {order[-1]}, is {_change(far, trials.metric)}, which may well be chance "
+            f"({_sure(far, q)}). That is not proof that they are equal: differences inside the interval would go "
+            f"unnoticed with {basis}." + _omnibus(ranks, found=False)
+        )
+    worse = [rule for rule in order if rule not in not_worse]
+    head = (
+        f"{best} has the least {trials.metric}, but there is no evidence that it differs from {_listed(not_worse[1:])}"
+    )
+    near, q = p_of[best, not_worse[1]]
+    head += f" ({_change(near, trials.metric)} than {not_worse[1]}; {_sure(near, q)})."
+    if worse:
+        far, q = p_of[best, worse[-1]]
+        head += (
+            f" It is better than {_listed(worse)}: {_change(far, trials.metric)} than {worse[-1]} ({_sure(far, q)})."
+        )
+    return f"{head} From {basis}, adjusted for {_count(len(pairs), 'comparison')}." + _omnibus(ranks)
+
+
+def _change(p: Paired, metric: str) -> str:
+    mean = p.change[0]
+    size = f"{abs(mean) * 100:.1f} %" if p.scale == "ratio" else f"{abs(mean):.3g}"
+    return f"{size} {'less' if mean <= 0 else 'more'} {metric}"
+
+
+def _sure(p: Paired, adjusted: float) -> str:
+    """The interval as "less" (positive numbers speak for the first rule) and the adjusted p-value."""
+    _, low, high = p.change
+    many, unit = (100.0, " %") if p.scale == "ratio" else (1.0, "")
+    shown = f"{-high * many:.1f} to {-low * many:.1f}{unit}" if unit else f"{-high:.3g} to {-low:.3g}"
+    p_text = "p < 0.001" if adjusted < 0.001 else f"p = {adjusted:.2g}"
+    return f"{p.level * 100:g} % interval: {shown} less, {p_text}"
+
+
+def _effect(p: Paired) -> str:
+    return (
+        f"It is better on {p.better * 100:.0f} % of clients; the shift is {cliff_word(p.cliff)} against the spread "
+        f"between clients (Cliff's delta {p.cliff:+.2f})."
+    )
+
+
+def _omnibus(ranks: RankTable | None, *, found: bool = True) -> str:
+    if ranks is None or len(ranks.rules) < 3:
+        return ""
+    p = "p < 0.001" if ranks.f_p < 0.001 else f"p = {ranks.f_p:.2g}"
+    if not ranks.differ:
+        return f" The rank test over clients (Friedman, {p}) does not tell the rules apart."
+    if not found:
+        return (
+            f" The rank test over clients does (Friedman, {p}), but it takes the seeds that were run as given: luck "
+            "that all clients share looks like a difference to it."
+        )
+    return f" The rank test over clients (Friedman, {p}) agrees that not all rules are equal."
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
