@@ -165,7 +165,7 @@ def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
         raise NotConfigured(f"{path}: [data] is not a table; nothing was read.")
     # The run's own places and columns are dropped, not merged: a server cannot point a node at another file.
     section = {name: getattr(scenario.data, name) for name in _AGREED} | data
-    nested = scenario.nested() | {"data": section}
+    nested = scenario.nested() | {"data": section, "partition": {"kind": "natural", "clients": 0}}
     local = Scenario().override(nested)
     if scenario.model.warm_start:
         raise BadScenario("model.warm_start names a file, and a server names no files at this node; nothing was read.")

@@ -113,6 +113,8 @@ def resolve(scenario: Scenario) -> Scenario:
             accountant=privacy.accountant,
         )
         scenario = scenario.override({"privacy.noise_multiplier": sigma})
+    if privacy.enabled and scenario.steps_total:
+        make_recipe(scenario, scenario.privacy.noise_multiplier or 1.0)  # refuses noise that leaves no gradient
     if scenario.optimizer.learning_rate is None:
         scenario = scenario.override({"optimizer.learning_rate": suggested_learning_rate(scenario)})
     return scenario

@@ -25,6 +25,7 @@ from fedpriv.errors import BudgetExceeded, LedgerError
 from fedpriv.evaluation import LEVELS, Forecasts
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.forecasts import ForecastExamples
+from fedpriv.reports.label_page import write_label_page
 from fedpriv.reports.model_card import ModelFacts, write_card
 from fedpriv.trained import Trained
 from fedpriv.training import LocalWorker, resolve
@@ -273,7 +274,9 @@ def _simulation() -> Iterator[None]:
 def _write_up(scenario: Scenario, folder: RunFolder) -> None:
     """Label, model card, example forecasts and page, from what the run left behind."""
     if scenario.privacy.enabled and scenario.steps_total:
-        folder.write_label(_label(scenario, folder))
+        label = _label(scenario, folder)
+        folder.write_label(label)
+        write_label_page(folder.path / "label.html", label, name=scenario.run.name)
     write_card(folder, _facts(scenario))
     folder.write_examples(_examples(scenario, folder))
     from fedpriv.reports.page import write_report

@@ -1,9 +1,9 @@
-"""ledger show | verify | export | label: looking at what has been spent, without changing it."""
+"""ledger show | verify | export | label | keygen: what has been spent and promised; no ledger is changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -100,29 +100,70 @@ def export(path: Where, as_json: Json = False) -> None:
         state.emit({"ledgers": {str(file): _rows(file) for file in files}})
 
 
-@app.command("label")
-def label(path: Where, as_json: Json = False) -> None:
-    """Print the privacy label, made anew from the ledgers.
+@app.command("keygen")
+def keygen(
+    path: Annotated[Path, typer.Argument(metavar="KEY", help="The file to make; it must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Make the key that signs a client's labels: Ed25519, owner-only.
 
-    What is promised, to whom, by which mechanism; a ledger of a run folder gives the label of that client alone.
+    Name it in the node's file (`key = "..."`), and give its public key to those who check labels.
 
     \b
     Example:
+      fedpriv ledger keygen /etc/fedpriv/label.key
+    """
+    from fedpriv.privacy.signing import make_key
+
+    public = make_key(path)
+    if as_json:
+        state.emit({"key": str(path), "public_key": public})
+    else:
+        state.say(f"public key {public}")
+
+
+@app.command("label")
+def label(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A ledger (.sqlite), a run folder or a label (.json).")],
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write it as one page.")] = None,
+    sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign it with this key file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write label.json here.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the signature of a label; exit code 1 if bad.")
+    ] = False,
+    public_key: Annotated[
+        str | None, typer.Option("--public-key", metavar="HEX", help="With --verify: the key that must have signed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the privacy label, made anew from the ledgers, or check one.
+
+    What is promised, to whom, by which mechanism. A ledger gives the label of that client alone.
+
+    \b
+    Examples:
       fedpriv ledger label runs/eia-8
+      fedpriv ledger label /var/lib/fedpriv/a.sqlite --sign /etc/fedpriv/label.key --out label.json --html label.html
+      fedpriv ledger label label.json --verify --public-key 1f0c...
     """
     from fedpriv.cli.text import table
-    from fedpriv.errors import InputError
-    from fedpriv.privacy.label import build_label
-    from fedpriv.reports.folder import RunFolder
+    from fedpriv.privacy.signing import read_key, sign_label, verify_label
+    from fedpriv.reports.atomic import plain, write_json
     from fedpriv.reports.label_card import promise_rows
+    from fedpriv.reports.label_page import write_label_page
     from fedpriv.reports.tables import at_most
 
-    files = _ledgers(path)
-    try:
-        folder = RunFolder.open(path if path.is_dir() else path.resolve().parent.parent)
-    except InputError:
-        raise InputError(f"{path} lies in no run folder, whose scenario a label needs. Nothing was changed.") from None
-    found = build_label(folder.scenario, {file.stem: file for file in files})
+    found = cast("dict[str, Any]", plain(_label(path)))
+    if verify:
+        verify_label(found, public_key=public_key)
+        if not as_json:
+            state.say(f"signed by {found['signature']['public_key']}")
+    if sign is not None:
+        found = sign_label(found, read_key(sign))
+    if out is not None:
+        write_json(out, found)
+    if html is not None:
+        write_label_page(html, found, name=path.stem)
     if as_json:
         state.emit(found)
         return
@@ -132,9 +173,37 @@ def label(path: Where, as_json: Json = False) -> None:
     state.say(table(("term", "what is promised"), rows))
 
 
+def _label(path: Path) -> dict[str, Any]:
+    """The label of a ledger or run folder, made anew, or the one in a file as it stands.
+
+    Raises:
+        InputError: neither, or not a label.
+    """
+    import json
+
+    from fedpriv.errors import InputError
+    from fedpriv.privacy.label import build_label
+    from fedpriv.reports.folder import RunFolder
+
+    if path.is_file() and path.suffix == ".json":
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict) or not {"unit", "ladder", "committed"} <= set(found):
+            raise InputError(f"{path} is not a privacy label. Nothing was changed.")
+        return found
+    files = _ledgers(path)
+    try:
+        scenario = RunFolder.open(path if path.is_dir() else path.resolve().parent.parent).scenario
+    except InputError:
+        scenario = None  # a client's own ledger: its contracts carry their terms
+    return build_label(scenario, {file.stem: file for file in files})
+
+
 def _summary(file: Path) -> dict[str, Any]:
     with _opened(file) as ledger:
-        contracts = ledger.contracts()
+        contracts = [c for c in ledger.contracts() if "side_release" not in c.public_terms]
         return {
             "client": file.stem,
             "path": str(file),
@@ -147,7 +216,7 @@ def _summary(file: Path) -> dict[str, Any]:
             "nominal": ledger.nominal(),
             "steps_spent": sum(ledger.spent_tokens(contract.run_id) for contract in contracts),
             "steps_total": sum(contract.steps_total for contract in contracts),
-            "contracts": len(contracts),
+            "contracts": len(ledger.agreements()),
             "mode": ledger.mode,
             "head": list(ledger.head()),
         }

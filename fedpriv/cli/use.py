@@ -121,7 +121,8 @@ def forecast(
     input: Input,
     output: Output,
     horizon: Annotated[
-        int | None, typer.Option(metavar="STEPS", min=1, help="Default: as trained; longer is rolled.", show_default=False)
+        int | None,
+        typer.Option(metavar="STEPS", min=1, help="Default: as trained; longer is rolled.", show_default=False),
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Trajectories drawn per series.")] = 100,
     keep_samples: Annotated[bool, typer.Option("--keep-samples", help="Write the samples too, a column each.")] = False,

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from fedpriv.privacy.clippers import CLIPPERS, Clipper, make_clipper
     from fedpriv.privacy.engines import make_engine
     from fedpriv.privacy.engines.base import ClippedSum, GradientEngine, LossFn
-    from fedpriv.privacy.mechanism import Mechanism, Released
     from fedpriv.privacy.filters import FILTERS
     from fedpriv.privacy.iterate_rules import GRADIENT_RULES
+    from fedpriv.privacy.mechanism import Mechanism, Released
     from fedpriv.privacy.optimizers import make_optimizer
     from fedpriv.privacy.recipe import CONTROLLERS, Recipe, make_rules
 

@@ -133,16 +133,20 @@ def build_label(
         for r in (Relation.ZERO_OUT, Relation.REPLACE_ONE)
     }
     claims = list(committed.values())
+    largest = None if None in claims else max(c for c in claims if c is not None)
+    own = both[Relation.REPLACE_ONE.value if relation == Relation.REPLACE_ONE else Relation.ZERO_OUT.value]
+    if unit in own and own[unit] is None:
+        own[unit] = largest  # a filter says nothing about other units, but it does about its own
     side = _side_rows([c for account in accounts for c in account.side])
     return {
         "unit": unit,
         "relation": relation,
         "delta": delta,
-        "ladder": both[Relation.REPLACE_ONE.value if relation == Relation.REPLACE_ONE else Relation.ZERO_OUT.value],
+        "ladder": own,
         "ladders": both,
         "committed": committed,
         "nominal": nominal,
-        "max_epsilon": None if None in claims else max(c for c in claims if c is not None),
+        "max_epsilon": largest,
         "seeded": seeded,
         "mode": mode,
         "mechanism": mechanism,

@@ -17,7 +17,7 @@ ENGINES = ("auto", "ghost", "functional", "opacus", "single")
 
 
 def make_engine(
-    name: str, model: nn.Module, loss: LossFn, *, microbatch: int = 0, native: bool = False
+    name: str, model: nn.Module, loss: LossFn, *, microbatch: int = 0, native: bool = False, compile: bool = False
 ) -> GradientEngine:
     """The named engine for `model` and `loss`.
 
@@ -28,12 +28,13 @@ def make_engine(
     Args:
         microbatch: rows per physical batch; 0 for the whole batch at once. The result does not depend on it.
         native: ghost only: C++ norms, compiled when first asked for; PyTorch's, with a warning, where that fails.
+        compile: ghost only: passes and norms compiled by TorchInductor, tens of seconds once; excludes `native`.
 
     Raises:
-        InputError: unknown name, a model that the engine cannot handle, or a module with batch statistics.
+        InputError: unknown name, a model that the engine cannot handle, a module with batch statistics, or `native`
+            together with `compile`.
     """
     from fedpriv.privacy.engines.functional import FunctionalEngine
-    from fedpriv.privacy.engines.ghost import GhostEngine
     from fedpriv.privacy.engines.ghost import owners as ghost_owners
     from fedpriv.privacy.engines.opacus import OpacusEngine
     from fedpriv.privacy.engines.single import SingleRowEngine
@@ -43,9 +44,9 @@ def make_engine(
             ghost_owners(model)
         except InputError:
             return FunctionalEngine(model, loss, microbatch=microbatch)
-        return GhostEngine(model, loss, microbatch=microbatch, native=native)
+        name = "ghost"
     if name == "ghost":
-        return GhostEngine(model, loss, microbatch=microbatch, native=native)
+        return _ghost(model, loss, microbatch=microbatch, native=native, compile=compile)
     if name == "functional":
         return FunctionalEngine(model, loss, microbatch=microbatch)
     if name == "opacus":
@@ -56,3 +57,15 @@ def make_engine(
     raise InputError(
         f"unknown gradient engine {name!r}; the nearest is {near!r} (known: {', '.join(ENGINES)}). Nothing was started."
     )
+
+
+def _ghost(model: nn.Module, loss: LossFn, *, microbatch: int, native: bool, compile: bool) -> GradientEngine:
+    if not compile:
+        from fedpriv.privacy.engines.ghost import GhostEngine
+
+        return GhostEngine(model, loss, microbatch=microbatch, native=native)
+    if native:
+        raise InputError("compile and native exclude each other: one graph holds the norms too. Nothing was started.")
+    from fedpriv.privacy.engines.compiled import CompiledGhostEngine
+
+    return CompiledGhostEngine(model, loss, microbatch=microbatch)

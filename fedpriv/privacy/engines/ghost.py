@@ -134,31 +134,42 @@ class GhostEngine:
                 continue
             with torch.no_grad():
                 if cuts is None:
-                    norms[part] = self._add(measured, some, drawn, clipper, total)
+                    found = self._add(measured, some, drawn, clipper, total, part.stop - part.start)
                 else:
                     assert isinstance(clipper, Rule)
-                    norms[part] = self._add_groups(measured, some, drawn, clipper, cuts, total)
+                    found = self._add_groups(measured, some, drawn, clipper, cuts, total, part.stop - part.start)
+                norms[part] = found[: part.stop - part.start]
         return ClippedSum(total, clipper.bound, norms)
 
     def _parts(self, examples: Examples, draws: Draws) -> Iterator[tuple[slice, Examples, Draws]]:
-        """The microbatches and their places."""
+        """The microbatches and their places; rows past the end of a place are there to fill up, of weight 0."""
         for part in chunks(len(examples), self._microbatch):
             whole = part.stop - part.start == len(examples)
             yield (part, examples, draws) if whole else (part, examples.rows(part), draws.rows(part))
 
-    def _add(self, measured: Measured, examples: Examples, draws: Draws, clipper: Clipper, total: Tensor) -> Tensor:
-        """Adds the clipped rows of one microbatch to `total` [P]; returns their norms [R] float64."""
+    def _add(
+        self, measured: Measured, examples: Examples, draws: Draws, clipper: Clipper, total: Tensor, count: int
+    ) -> Tensor:
+        """Adds the first `count` clipped rows of a microbatch to `total` [P]; returns the norms [R] float64."""
         norms, sure = measured.norms()
         all_sure = bool(sure.all())
         factors = row_factors(clipper, norms)
+        factors[count:] = 0.0
         weights = Weights(torch.where(sure, factors, 0.0).to(total.dtype), None if all_sure else sure)
         self._spread(measured, dict.fromkeys(measured.terms, weights), total)
-        for i, gradient in self._unsure(sure, all_sure, examples, draws):
+        for i, gradient in self._unsure(sure[:count], all_sure, examples, draws):
             norms[i] = add_row(gradient, clipper, total)
         return norms
 
     def _add_groups(
-        self, measured: Measured, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int], total: Tensor
+        self,
+        measured: Measured,
+        examples: Examples,
+        draws: Draws,
+        clipper: Rule,
+        cuts: Sequence[int],
+        total: Tensor,
+        count: int,
     ) -> Tensor:
         """`_add` with one factor for each group of layers."""
         group_of = self._groups(cuts)
@@ -169,9 +180,12 @@ class GhostEngine:
             sure &= certain
         all_sure = bool(sure.all())
         factors, whole = group_factors(clipper, norms)
-        weights = [Weights(torch.where(sure, each, 0.0).to(total.dtype), None if all_sure else sure) for each in factors]
+        factors[:, count:] = 0.0
+        weights = [
+            Weights(torch.where(sure, each, 0.0).to(total.dtype), None if all_sure else sure) for each in factors
+        ]
         self._spread(measured, {i: weights[group_of[i]] for i in measured.terms}, total)
-        for i, gradient in self._unsure(sure, all_sure, examples, draws):
+        for i, gradient in self._unsure(sure[:count], all_sure, examples, draws):
             whole[i] = weighted_groups(gradient[None], clipper, cuts, total)[0]
         return whole
 
@@ -182,11 +196,9 @@ class GhostEngine:
             names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
             term.add_weighted(weights[i], {local: flat[full] for local, full in names})
 
-    def _unsure(
-        self, sure: Tensor, all_sure: bool, examples: Examples, draws: Draws
-    ) -> Iterator[tuple[int, Tensor]]:
+    def _unsure(self, sure: Tensor, all_sure: bool, examples: Examples, draws: Draws) -> Iterator[tuple[int, Tensor]]:
         """Gradients of rows with overflow, underflow, cancellation or no finite gradient: each computed alone."""
-        rows: list[int] = [] if all_sure else torch.nonzero(~sure[: len(examples)]).flatten().tolist()
+        rows: list[int] = [] if all_sure else torch.nonzero(~sure).flatten().tolist()
         for i in rows:
             row = slice(i, i + 1)
             yield i, row_gradient(self._model, self._loss, examples.rows(row), draws.rows(row))
@@ -222,11 +234,12 @@ class GhostEngine:
         gram = Gram(self._operator)
         calls = self._calls(examples, draws, gram)
         with torch.no_grad():
-            terms = {
-                i: make_term(self._owners[i].module, uses, rows, self._owners[i].parameters, gram)
-                for i, uses in calls.items()
-            }
+            terms = self._terms(calls, rows, gram)
             return Measured(terms, calls, *measure(list(terms.values()), rows, examples.values.device))
+
+    def _terms(self, calls: Mapping[int, list[Call]], rows: int, gram: Gram) -> dict[int, Term]:
+        owned = self._owners
+        return {i: make_term(owned[i].module, uses, rows, owned[i].parameters, gram) for i, uses in calls.items()}
 
     def _calls(self, examples: Examples, draws: Draws, gram: Gram) -> dict[int, list[Call]]:
         """Inputs and output gradients of every owner, by its index."""

@@ -8,10 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.engines.small_rules import check_rows, problem
@@ -29,6 +28,10 @@ class Owner:
     def full_names(self) -> tuple[str, ...]:
         """The parameters' names in the model."""
         return tuple(f"{self.name}.{local}" if self.name else local for local in self.parameters)
+
+
+OnUse: TypeAlias = Callable[[nn.Module, Tensor, Tensor], None]
+"""Told of each use as it happens: module, input, output."""
 
 
 class Note(NamedTuple):
@@ -67,46 +70,53 @@ def owners(model: nn.Module) -> list[Owner]:
 
 
 class Recorder:
-    """Notes every use of a model's owners while `recording`; made once, for hooks are prepared here."""
+    """Notes every use of a model's owners while `recording`; made once for a model."""
 
     def __init__(self, found: Sequence[Owner]) -> None:
         self._owners = found
-        self._hooks = [(owner.module, partial(self._note, i)) for i, owner in enumerate(found)]
+        self._uses = [(owner.module, partial(self._use, i)) for i, owner in enumerate(found)]
+        self._forwards: list[Callable[..., object]] = []
         self._notes: list[Note] = []
         self._rows = 1
-        self._on_use: Callable[[nn.Module, Tensor, Tensor], None] = _nothing
+        self._on_use: OnUse = _nothing
 
     @contextmanager
-    def recording(
-        self, rows: int, on_use: Callable[[nn.Module, Tensor, Tensor], None] | None = None
-    ) -> Generator[list[Note]]:
-        """Hooks that note every use of the owners, taken off again at the end, also after an error."""
+    def recording(self, rows: int, on_use: OnUse | None = None) -> Generator[list[Note]]:
+        """Puts a note-taker around every owner's `forward`, and takes it off again at the end, also after an error.
+
+        Not forward hooks: to register and remove those costs several times as much, at every step.
+        """
         notes = self._notes = []
         self._rows, self._on_use = rows, on_use or _nothing
-        handles: list[RemovableHandle] = []
+        self._forwards = [module.forward for module, _ in self._uses]
+        before = [module.__dict__.get("forward") for module, _ in self._uses]
         try:
-            for module, hook in self._hooks:
-                handles.append(module.register_forward_hook(hook))
+            for module, use in self._uses:
+                module.__dict__["forward"] = use
             yield notes
         finally:
-            for handle in handles:
-                handle.remove()
-            self._notes, self._on_use = [], _nothing
+            for (module, _), own in zip(self._uses, before, strict=True):
+                if own is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = own
+            self._notes, self._forwards, self._on_use = [], [], _nothing
 
-    def _note(self, index: int, module: nn.Module, args: tuple[object, ...], out: object) -> Tensor:
-        if len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(out, Tensor):
+    def _use(self, index: int, *args: object, **kwargs: object) -> Tensor:
+        out, owner = self._forwards[index](*args, **kwargs), self._owners[index]
+        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(out, Tensor):
             raise InputError(
-                f"module {self._owners[index].name!r} ({type(module).__name__}) was not called with one tensor for one "
-                "tensor; the ghost engine has no rule for that. No gradient was computed."
+                f"module {owner.name!r} ({type(owner.module).__name__}) was not called with one tensor for one tensor; "
+                "the ghost engine has no rule for that. No gradient was computed."
             )
         a = args[0]
-        check_rows(self._owners[index].name, module, a, self._rows)
-        check_rows(self._owners[index].name, module, out, self._rows)
+        check_rows(owner.name, owner.module, a, self._rows)
+        check_rows(owner.name, owner.module, out, self._rows)
         if not out.requires_grad:
             out = out.detach().requires_grad_()  # its parameters were frozen after the engine was made
         note = Note(index, a.detach() if a.requires_grad else a, a._version, out)
         self._notes.append(note)
-        self._on_use(module, note.a, out)
+        self._on_use(owner.module, note.a, out)
         return out
 
 

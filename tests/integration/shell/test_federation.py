@@ -161,7 +161,9 @@ def test_a_client_without_budget_is_left_out_and_the_others_go_on(tiny, run_inli
 def test_when_every_budget_is_spent_the_run_stops_with_a_report(tiny, run_inline):
     scenario = tiny()
     folder = spend(scenario, ["utility-000", "utility-001", "utility-002"])
-    with pytest.raises(BudgetExceeded, match=r"no client's privacy budget allows this run; 0 of 6 rounds were trained.* of its 8"):
+    with pytest.raises(
+        BudgetExceeded, match=r"no client's privacy budget allows this run; 0 of 6 rounds were trained.* of its 8"
+    ):
         run_inline(scenario, folder=folder)
     status = RunFolder.open(scenario.run.out).status
     assert (status["status"], status["error"]) == ("refused", "BudgetExceeded")

@@ -40,7 +40,7 @@ def test_system_normals_are_standard_normal():
 def test_system_uniforms_and_integers_are_uniform():
     source = SystemRandom()
     uniform = source.random(100_000)
-    assert 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.min() >= 0 and uniform.max() < 1
     assert stats.kstest(uniform, "uniform").pvalue > SIGNIFICANCE
     counts = np.bincount([source.integers(5, 12) - 5 for _ in range(7000)], minlength=7)
     assert len(counts) == 7

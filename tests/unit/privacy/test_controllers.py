@@ -55,9 +55,7 @@ def test_quantile_moves_the_right_way(share, direction):
 def test_noise_cannot_throw_the_bound_out_of_range():
     controller = QuantileController(eta=10.0)
     for answer in (-1e300, 1e300):
-        value = read(
-            controller.update(torch.tensor([answer], dtype=torch.float64), FLAT, {}, facts())["bound"]
-        )
+        value = read(controller.update(torch.tensor([answer], dtype=torch.float64), FLAT, {}, facts())["bound"])
         assert LEAST <= value <= MOST and value in (pytest.approx(math.exp(5)), pytest.approx(math.exp(-5)))
 
 

@@ -15,6 +15,7 @@ from fedpriv import forecasting, imputation
 from fedpriv.config import Scenario
 from fedpriv.data.table import Table
 from fedpriv.data.tasks import task_masks
+from fedpriv.data.user_table import UserTable
 from fedpriv.data.windows import CALENDAR_FEATURES, calendar_features
 from fedpriv.errors import InputError
 from fedpriv.models.denoiser import build_denoiser
@@ -23,6 +24,7 @@ from fedpriv.seeding import stream
 from fedpriv.trained import Clock, Trained, lay_out, longest_run, refusal
 
 HOUR = pd.Timedelta("1h")
+LEVEL_NAMES = ("", ".q05", ".q25", ".q50", ".q75", ".q95")
 
 
 def untrained(channels: tuple[str, ...] = ("load",), **changes: object) -> Trained:
@@ -228,3 +230,21 @@ def test_output_paths(tmp_path) -> None:
     (tmp_path / "dir.csv").mkdir()
     with pytest.raises(InputError, match="is a directory"):
         check_output(tmp_path / "dir.csv", input=tmp_path / "in.csv", overwrite=True)
+
+
+def test_long_files_of_several_channels_come_back_as_they_were(tmp_path) -> None:
+    trained, values = untrained(("load", "oil"), task__kind="mixed"), days(8, 4)
+    values[50:60, 2] = np.nan
+    stamps = pd.date_range("2024-03-01", periods=len(values), freq="1h")
+    meters = [
+        pd.DataFrame({"t": stamps, "id": f"m{i}", "kw": values[:, 2 * i], "oil": values[:, 2 * i + 1]}) for i in (0, 1)
+    ]
+    long = pd.concat(meters, ignore_index=True)
+    long.to_csv(tmp_path / "long.csv", index=False)
+    user = UserTable.read(tmp_path / "long.csv", client_column="id", value_columns=["kw", "oil"])
+    assert user.table.columns == ("m0/kw", "m0/oil", "m1/kw", "m1/oil")
+    found = imputation.impute(trained, user.table, channels={"load": "kw"}, samples=4)
+    back = user.laid_out(found.frame(uncertainty=True))
+    assert list(back.columns) == ["t", "id", *(f"{c}{q}" for c in ("kw", "oil") for q in LEVEL_NAMES)]
+    pd.testing.assert_frame_equal(back[long.columns].where(long.notna()), long, check_dtype=False)
+    assert back["kw"].notna().all() and back["kw.q50"].notna().sum() == 10
