@@ -25,6 +25,7 @@ from fedpriv.privacy.composition import (
     epsilon_of_counts,
     flat_counts,
     grid_interval,
+    hopeless,
     leaves,
 )
 from fedpriv.privacy.events import encode_event
@@ -58,6 +59,8 @@ def epsilon_of(parts: Sequence[tuple[DpEvent, int]], delta: float, relation: Any
         raise InputError(f"delta={delta!r} is not in (0, 1); nothing was computed.")
     counts = flat_counts(parts)
     if any(encode_event(dp_event.NonPrivateDpEvent()) == key for key in counts):
+        return math.inf
+    if hopeless(counts):
         return math.inf
     return epsilon_of_counts(tuple(sorted(counts.items())), delta, Relation.parse(relation))
 

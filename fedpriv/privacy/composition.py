@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -24,6 +24,7 @@ from fedpriv.privacy.renyi import epsilon_by_renyi
 from fedpriv.privacy.units import Relation
 
 INTERVAL = 1e-3  # grid of the losses, nats
+HOPELESS = 2000.0  # expected loss, nats, above which nothing is composed
 MAX_GRID = 50_000  # points of one step's grid; wider losses get a coarser one, still pessimistic
 
 Pld = pld.PrivacyLossDistribution
@@ -51,6 +52,41 @@ def flat_counts(parts: Sequence[tuple[DpEvent, int]]) -> Counter[str]:
         else:
             counts[encode_event(event)] += count
     return counts
+
+
+def hopeless(counts: Mapping[str, int]) -> bool:
+    """Whether events cost so much that composing them would only waste hours: epsilon is then called infinite.
+
+    An infinite epsilon is never too small a claim. Without this a server could keep a client busy by asking for noise
+    of 1e-6. The measure is a bound on the expected privacy loss, in nats.
+    """
+    loss = 0.0
+    for key, count in counts.items():
+        event = decode_event(key)
+        choices = (
+            list(zip(event.events, event.probabilities, strict=True))
+            if isinstance(event, PublicChoiceDpEvent)
+            else [(event, 1.0)]
+        )
+        loss += count * sum(chance * _expected_loss(each) for each, chance in choices)
+    return not loss <= HOPELESS
+
+
+def _expected_loss(event: DpEvent) -> float:
+    """At least the Kullback-Leibler divergence of one event (zero-out); 0 where it is of another kind."""
+    if isinstance(event, dp_event.PoissonSampledDpEvent):
+        return event.sampling_probability * _expected_loss(event.event)
+    if isinstance(event, dp_event.GaussianDpEvent):
+        return 0.5 / event.noise_multiplier**2 if event.noise_multiplier > 1e-100 else math.inf
+    if isinstance(event, dp_event.LaplaceDpEvent):
+        return 1.0 / event.noise_multiplier if event.noise_multiplier > 1e-100 else math.inf
+    if isinstance(event, dp_event.ZCDpEvent):
+        return event.rho + event.xi
+    if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
+        counts, weights = _mixture(event)
+        spread = event.standard_deviation**2
+        return float((weights * counts**2).sum()) / (2 * spread) if spread > 1e-100 else math.inf
+    return 0.0
 
 
 def leaves(parts: Sequence[tuple[DpEvent, int]]) -> list[tuple[DpEvent, int]]:

@@ -3,6 +3,7 @@
 # pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ from dp_accounting import DpEvent
 
 from fedpriv.errors import InputError, LedgerError
 from fedpriv.privacy.accounting import epsilon_of
-from fedpriv.privacy.composition import leaves
+from fedpriv.privacy.composition import flat_counts, hopeless, leaves
 from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.events import ScheduledDpEvent, decode_event
 from fedpriv.privacy.ledger_store import Store
@@ -166,6 +167,8 @@ class LedgerView:
         order = filters[0][0].order
         if any(f.order != order for f, _ in filters):
             raise InputError("the filters of one ledger have one order; nothing was enrolled.")
+        if hopeless(flat_counts(parts)):
+            return math.inf
         fixed = sum(count * cost_of(event, order, self.relation) for event, count in leaves(parts))
         return epsilon_of_units(fixed + sum(units for _, units in filters), order, self.delta)
 

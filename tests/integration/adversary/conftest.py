@@ -59,7 +59,8 @@ class Owner:
 
     def write_node(self, **changes) -> None:
         fields = {
-            "client": self.client, "ledger": str(self.ledger), "dataset": "meters-of-alpha", "epsilon": 4.0, "delta": 1e-5,
+            "client": self.client, "ledger": str(self.ledger), "dataset": "meters-of-alpha",
+            "epsilon": 4.0, "delta": 1e-5,
         }  # fmt: skip
         lines = [f"{k} = {v!r}".replace("'", '"') for k, v in {**fields, **changes}.items()]
         text = "\n".join([*lines, "[data]", 'source = "csv"', f'path = "{self.data}"', f'clients = ["{self.client}"]'])

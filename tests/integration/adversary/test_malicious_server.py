@@ -208,7 +208,7 @@ def test_a_crafted_bound_of_a_controller(owner, server, no_data, value):
 
 
 def test_a_huge_bound_of_a_controller_moves_the_noise_with_it(owner, server):
-    """The bound in force is the server's word, and noise is in units of it: the charge covers the round all the same."""
+    """The bound in force is the server's word, and noise is in units of it: the charge covers the round."""
     honest = server(privacy__controller="quantile", privacy__clipper="flat")
     state = honest.worker.initial_rule_state()
     assert state is not None
