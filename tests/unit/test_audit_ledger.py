@@ -10,7 +10,7 @@ from fedpriv.privacy.accounting import epsilon_of
 from fedpriv.privacy.audit.ledgers import RecordedLaw, audit_ledger, mechanism_of, recorded_steps
 from fedpriv.privacy.audit.tables import step_law
 from fedpriv.privacy.contract import Contract, canonical
-from fedpriv.privacy.events import encode_event
+from fedpriv.privacy.events import decode_event, encode_event
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.meter_samplers import MeterSampling
 from fedpriv.privacy.samplers import RandomPhaseTiling, StridedWindows
@@ -88,7 +88,8 @@ class ResetByRestart(Ledger):
 
 class OneContract(Ledger):
     def nominal(self):
-        return self._epsilon([(c, self.spent_tokens(c.run_id)) for c in self.contracts()[-1:]])
+        last = self.contracts()[-1]
+        return epsilon_of([(decode_event(last.event), self.spent_tokens(last.run_id))], self.delta, self.relation)
 
 
 def test_a_ledger_that_forgets_rounds_fails(make_ledger):

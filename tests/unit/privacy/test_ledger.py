@@ -362,6 +362,42 @@ def test_disk_full_is_refused_and_nothing_is_lost(ledger: Ledger, path: Path):
     assert ledger.verify() == []
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 1 MB of its own; the test is skipped where none may be mounted."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield where
+    subprocess.run(["umount", str(where)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
+def test_a_disk_that_is_really_full(small_disk: Path):
+    path = small_disk / "client.sqlite"
+    with Ledger.create(path, dataset="d", mode="deployment", **BINDING) as ledger:
+        ledger.enrol(contract(steps=600, epsilon=8.0))
+        round, paid = 0, 0
+        with pytest.raises(LedgerError, match=r"full|No space|I/O") as caught:
+            for round in range(1, 600):
+                reservation = reserve(ledger, round)
+                paid = round
+                ledger.store_reply(reservation, os.urandom(60_000))
+        assert "\n" not in str(caught.value)
+        assert ledger.spent_tokens("run") in (paid, round)
+    with pytest.raises(LedgerError):
+        Ledger.create(small_disk / "other.sqlite", dataset="d", mode="deployment", **BINDING)
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True, capture_output=True)
+    with Ledger.open(path, dataset="d") as ledger:  # space again: everything that was paid is still there
+        assert ledger.verify() == []
+        assert ledger.spent_tokens("run") >= paid
+        reserve(ledger, 599)
+
+
 def test_clock_set_back_changes_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
     reserve(ledger, 1)
     monkeypatch.setattr(time, "gmtime", lambda *_: time.struct_time((1970, 1, 1, 0, 0, 0, 3, 1, 0)))
