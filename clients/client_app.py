@@ -225,13 +225,17 @@ def _evaluate(message: Message, node: Node) -> Message:
         # A copy: torch does not take the read-only view of the message.
         parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
         sums = worker.evaluate(node.client, parameters, part=part, samples=request.samples)
+    released = _released_metrics(node, request, worker, part)
+    seq, head = _ledgers.get(node, create=False).head() if released else (0, "")
     reply = EvaluateReply(
         run_id=request.run_id,
         round=request.round,
         part=request.part,
         withheld=int(node.mode == "deployment"),  # an exact score of private rows is a release nobody paid for
+        ledger_seq=seq,
+        ledger_head=head,
         sums=sums,
-        released=_released_metrics(node, request, worker, part),
+        released=released,
     )
     return Message(reply.to_record(), reply_to=message)
 
@@ -249,8 +253,9 @@ def _released_metrics(
         found = worker.release_metrics(node.client, parameters, part=part, number=number, mode=node.mode)
         return json.dumps(found).encode()
 
-    fresh = request.round == 0
+    fresh = request.round == 0 and request.ledger_seq == 0
     ledger = _ledgers.get(node, create=node.mode == "simulation" and fresh)
+    ledger.check_descends((request.ledger_seq, request.ledger_head))
     return json.loads(_side_release(node, ledger, worker, request.run_id, "metrics", number, request.digest(), make))
 
 
@@ -264,7 +269,8 @@ def _count(message: Message, node: Node) -> Message:
     def make() -> bytes:
         return json.dumps(worker.release_count(node.client, mode=node.mode)).encode()
 
-    ledger = _ledgers.get(node, create=node.mode == "simulation")
+    ledger = _ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
+    ledger.check_descends((request.ledger_seq, request.ledger_head))
     found = json.loads(_side_release(node, ledger, worker, request.run_id, "count", 0, request.digest(), make))
     seq, head = ledger.head()
     reply = CountReply(run_id=request.run_id, count=found, ledger_seq=seq, ledger_head=head)
@@ -361,10 +367,16 @@ class _Ledgers:
         """Enrols once per process; the file knows it for good.
 
         Raises:
+            BudgetExceeded: the owner allows less by now than what was committed before.
             WireError: the contracts are about another unit, relation or delta than the owner's ledger.
         """
         key = str(node.ledger)
         if self._enrolled.get(key) != contracts:
+            if node.mode == "deployment" and (committed := ledger.committed()) > node.epsilon:
+                raise BudgetExceeded(
+                    f"epsilon {committed:.4g} is committed in {node.ledger}, and the owner's file allows "
+                    f"{node.epsilon:g} by now; nothing was read or released."
+                )
             try:
                 ledger.enrol(*contracts, cap=node.epsilon)
             except InputError as error:
@@ -419,10 +431,16 @@ _threads_set = False
 
 
 def _one_thread() -> None:
-    """Same number of threads on every engine, so that sums are added in the same order: bit-equal results."""
+    """Same number of threads on every engine, so that sums are added in the same order: bit-equal results.
+
+    And memory that is freed stays in the process: per-row gradients are large and short-lived (docs/performance.md).
+    """
     global _threads_set
     if not _threads_set:
         import torch
 
+        from fedpriv.privacy.engines.allocator import keep_freed_memory
+
         torch.set_num_threads(1)
+        keep_freed_memory()
         _threads_set = True

@@ -301,8 +301,8 @@ class PrivacyConfig(_Section):
     sampler: Literal["random-phase-tiling"] = "random-phase-tiling"
     accountant: Literal["pld", "rdp"] = Field(
         "pld",
-        description="pld: a contract of steps, exact; rdp: a Renyi filter of one fixed order, which admits any requests "
-        "that fit and costs more",
+        description="pld: a contract of steps, exact; rdp: a Renyi filter of one fixed order, which admits whatever "
+        "fits and costs more",
     )
     noise: Literal["gaussian", "discrete-gaussian"] = Field(
         "gaussian",
@@ -322,6 +322,12 @@ class PrivacyConfig(_Section):
     metrics_cap: float = Field(4.0, gt=0, le=1e6, description="release_metrics: a window's score counts at most this")
     engine: Literal["auto", "functional", "opacus", "ghost"] = "auto"
     microbatch: int = Field(0, ge=0, description="rows per physical batch; 0: the whole logical batch at once")
+    native: bool = Field(
+        False, description="ghost engine: C++ norms, compiled on first use; PyTorch's, with a warning, without compiler"
+    )
+    compile: bool = Field(
+        False, description="ghost engine: the step compiled by TorchInductor: a minute at the start, for long runs"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -103,6 +103,14 @@ def _event(kind: type[Any], about: str, low: float = -math.inf, high: float = ma
     return field(metadata={"wire": Field(kind, Basis.EVENT, about, low, high)})
 
 
+def _head_number(about: str) -> Any:
+    return field(default=0, metadata={"wire": Field(int, Basis.EVENT, about, 0, 2**62)})
+
+
+def _head_hash(about: str) -> Any:
+    return field(default="", metadata={"wire": Field(str, Basis.EVENT, about)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Body:
     """Scalars of a message: numbers in the MetricRecord `numbers`, words in the ConfigRecord `words`."""
@@ -361,6 +369,8 @@ class EvaluateRequest(_Body):
     samples: int = _public(int, "forecasts drawn per window; 0: point forecast only", 0, 10_000)
     source: str = _public(str, "digest of the code that asks")
     scenario: str = _public(str, "digest of the scenario")
+    ledger_seq: int = _head_number("last ledger entry of this client that the server saw")
+    ledger_head: str = _head_hash("hash of that entry; empty before the first")
     model: ArrayRecord
 
     def to_record(self) -> RecordDict:
@@ -406,6 +416,8 @@ class EvaluateReply(_Body):
     round: int = _public(int, "echo of the request", 0, 1_000_000)
     part: str = _public(str, "echo of the request")
     withheld: int = _public(int, "1: this client does not send exact scores", 0, 1)
+    ledger_seq: int = _head_number("number of the client's newest ledger entry, where one was made for this; else 0")
+    ledger_head: str = _head_hash("hash of that entry")
     sums: Mapping[str, float] = field(
         default_factory=dict[str, float]
     )  # see fedpriv.metrics; keys begin with a model's name
@@ -467,6 +479,8 @@ class CountRequest(_Body):
     run_id: str = _public(str, "names the run; the same after a resume")
     source: str = _public(str, "digest of the code that asks")
     scenario: str = _public(str, "digest of the scenario")
+    ledger_seq: int = _head_number("last ledger entry of this client that the server saw")
+    ledger_head: str = _head_hash("hash of that entry; empty before the first")
 
     def to_record(self) -> RecordDict:
         """For Flower."""

@@ -196,7 +196,14 @@ class LocalWorker:
             check_rules(privacy.rules())
             check_size(len(self._initial))
             engine = "functional"
-        self._engine = make_engine(engine, self.model, self._loss, microbatch=privacy.microbatch)
+        self._engine = make_engine(
+            engine,
+            self.model,
+            self._loss,
+            microbatch=privacy.microbatch,
+            native=privacy.native,
+            compile=privacy.compile,
+        )
         if hardened:
             assert isinstance(self._engine, FunctionalEngine)
             self._engine = GridEngine(self._engine)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -275,7 +275,7 @@ class FederatedStrategy(Strategy):
         self._evaluations = {}
         if "part" not in config:
             return []
-        request = EvaluateRequest(
+        shared = EvaluateRequest(
             run_id=self.settings.run_id,
             round=server_round,
             part=str(config["part"]),
@@ -284,8 +284,10 @@ class FederatedStrategy(Strategy):
             scenario=self.settings.scenario,
             model=arrays,
         )
-        self._evaluations = {member.node_id: (member, request) for member in self.members}
-        return [self._message(member, request, EVALUATE, server_round) for member in self.members]
+        for member in self.members:
+            seq, head = self.state.heads.get(member.client, (0, ""))
+            self._evaluations[member.node_id] = (member, replace(shared, ledger_seq=seq, ledger_head=head))
+        return [self._message(*asked, EVALUATE, server_round) for asked in self._evaluations.values()]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keeps every client's sums in `self.scores`, in partition order; nothing is averaged here."""
@@ -300,6 +302,8 @@ class FederatedStrategy(Strategy):
                 found[member.client] = Scores(
                     member.client, answer.sums, withheld=bool(answer.withheld), released=answer.released
                 )
+                if answer.ledger_seq:  # a release was charged; the next request echoes its entry
+                    self.state.heads[member.client] = (answer.ledger_seq, answer.ledger_head)
             except WireError as error:
                 found[member.client] = Scores(member.client, {}, refusal=error.refusal)
         self.scores = [found[m.client] for m, _ in self._evaluations.values() if m.client in found]

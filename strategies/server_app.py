@@ -145,6 +145,7 @@ class _Federation:
         self._saved_round = -1
         self._status_at = -np.inf
         self._started = time.monotonic()
+        self._counted: dict[str, tuple[int, str]] = {}  # ledger heads that came with counts
         self._evaluated = frozenset(evaluated_rounds(scenario))
 
     def complete(self) -> NDArray[np.float32]:
@@ -153,6 +154,7 @@ class _Federation:
         members = self._members()
         strategy = self.strategy = self._make(members)
         state = self._restore()
+        state.heads |= {client: head for client, head in self._counted.items() if client not in state.heads}
         strategy.state = state
         strategy.summary()
         self.tell(Progress("waiting", state.round, self.rounds, len(members)))
@@ -254,7 +256,9 @@ class _Federation:
         refused: list[Refusal] = []
         for reply in self.grid.send_and_receive(asked, timeout=deadline):
             try:
-                found[names[reply.metadata.src_node_id]] = max(read_count(reply, request).count, 1.0)
+                client, said = names[reply.metadata.src_node_id], read_count(reply, request)
+                found[client] = max(said.count, 1.0)
+                self._counted[client] = (said.ledger_seq, said.ledger_head)
             except WireError as error:
                 refused.append(error.refusal)
         if len(found) < len(members):

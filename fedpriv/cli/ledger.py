@@ -124,7 +124,10 @@ def keygen(
 
 @app.command("label")
 def label(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A ledger (.sqlite), a run folder or a label (.json).")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A ledger (.sqlite), run folder, node's file (.toml) or label (.json)."),
+    ],
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write it as one page.")] = None,
     sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign it with this key file.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write label.json here.")] = None,
@@ -153,6 +156,9 @@ def label(
     from fedpriv.reports.label_page import write_label_page
     from fedpriv.reports.tables import at_most
 
+    if path.suffix == ".toml" and path.is_file():
+        path, own = _of_node(path)
+        sign = sign or own
     found = cast("dict[str, Any]", plain(_label(path)))
     if verify:
         verify_label(found, public_key=public_key)
@@ -171,6 +177,18 @@ def label(
     rung = ", ".join(f"{unit} {at_most(value)}" for unit, value in found["ladder"].items())
     rows.insert(3, ("Ladder", rung))
     state.say(table(("term", "what is promised"), rows))
+
+
+def _of_node(path: Path) -> tuple[Path, Path | None]:
+    """(ledger, key) that a node's file names.
+
+    Raises:
+        InputError: the file is not one of a node, or others can write it.
+    """
+    from clients.node import operator_file
+
+    content = operator_file(path)
+    return Path(str(content["ledger"])), Path(str(content["key"])) if "key" in content else None
 
 
 def _label(path: Path) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
     from fedpriv.errors import InputError
     from fedpriv.privacy.plan import Situation
     from fedpriv.privacy.samplers import RandomPhaseTiling
+    from fedpriv.releases import side_parts
 
     privacy = scenario.privacy
     members = roster(scenario)
@@ -91,6 +92,8 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
         "unit": privacy.unit,
         "relation": privacy.relation,
         "noise_multiplier": privacy.noise_multiplier,
+        "hardened": privacy.noise == "discrete-gaussian",
+        "side": tuple(side_parts(scenario)),
     }
     return [
         (tuple(names), Situation(num_meters=count, calendar_steps=length, **shared))

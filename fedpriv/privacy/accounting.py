@@ -159,7 +159,7 @@ def calibrate(
 def ladder(
     *,
     sampler: Sampler,
-    noise_multiplier: float,
+    noise_multiplier: float | DpEvent,
     steps: int,
     delta: float,
     relation: AnyRelation,
@@ -170,7 +170,7 @@ def ladder(
 
     Args:
         sampler: as used in training.
-        noise_multiplier: sigma, noise in units of the clipping bound.
+        noise_multiplier: sigma, noise in units of the clipping bound; or the event of one group under zero-out.
         steps: private steps in all.
         delta: in (0, 1).
         relation: neighbouring relation.
@@ -219,7 +219,13 @@ def ladder_of(
 
 
 def ladders(
-    *, sampler: Sampler, noise_multiplier: float, steps: int, delta: float, steps_per_day: int, calendar_steps: int
+    *,
+    sampler: Sampler,
+    noise_multiplier: float | DpEvent,
+    steps: int,
+    delta: float,
+    steps_per_day: int,
+    calendar_steps: int,
 ) -> dict[str, dict[str, float]]:
     """`ladder` under zero-out (which is also that of add-remove here) and replace-one."""
     return {

@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from dp_accounting import dp_event
+from dp_accounting import DpEvent, dp_event
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.accounting import accountant_name, calibrate, epsilon, ladders
+from fedpriv.privacy.accounting import accountant_name, calibrate, epsilon_of, ladders
+from fedpriv.privacy.hardened import discrete_event
 from fedpriv.privacy.samplers import RandomPhaseTiling, Sampler
 from fedpriv.privacy.units import Relation, Unit
 
@@ -37,6 +38,8 @@ class Situation:
         steps: private steps in all.
         epsilon, delta, unit, relation: the budget.
         noise_multiplier: sigma; None: the least that keeps the budget.
+        hardened: discrete noise, accounted as zCDP without amplification.
+        side: (event, times) of side releases, which come out of the same budget.
     """
 
     sampler: Sampler
@@ -50,6 +53,8 @@ class Situation:
     unit: str = "reading"
     relation: str = "zero-out"
     noise_multiplier: float | None = None
+    hardened: bool = False
+    side: tuple[tuple[DpEvent, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def plan(situation: Situation) -> Plan:
     helps = tuple(_outlook(text, changed, now) for text, changed in _changes(situation))
     rungs = ladders(
         sampler=situation.sampler,
-        noise_multiplier=now.noise_multiplier,
+        noise_multiplier=_inner(situation.hardened, now.noise_multiplier),
         steps=situation.steps,
         delta=situation.delta,
         steps_per_day=situation.steps_per_day,
@@ -144,17 +149,26 @@ def _outlook(change: str, s: Situation, reference: Outlook | None) -> Outlook:
     sigma = s.noise_multiplier
     if sigma is None:
         sigma = _least_noise(
-            s.sampler, s.unit, s.relation, s.steps_per_day, s.calendar_steps, s.steps, s.epsilon, s.delta
+            s.sampler,
+            s.unit,
+            s.relation,
+            s.steps_per_day,
+            s.calendar_steps,
+            s.steps,
+            s.epsilon,
+            s.delta,
+            s.hardened,
+            s.side,
         )
     unit = Unit.parse(s.unit, steps_per_day=s.steps_per_day)
-    event = s.sampler.amplify(dp_event.GaussianDpEvent(sigma), unit, s.relation, calendar_steps=s.calendar_steps)
+    event = s.sampler.amplify(_inner(s.hardened, sigma), unit, s.relation, calendar_steps=s.calendar_steps)
     batch = s.sampler.expected_batch_size(num_meters=s.num_meters, start=0, stop=s.calendar_steps)
     ratio = sigma * math.sqrt(s.num_parameters) / batch
     overall = ratio / math.sqrt(s.steps)
     return Outlook(
         change=change,
         noise_multiplier=sigma,
-        epsilon=epsilon(event, s.steps, s.delta, s.relation),
+        epsilon=epsilon_of([(event, s.steps), *s.side], s.delta, s.relation),
         expected_batch_size=batch,
         noise_to_signal=ratio,
         noise_to_signal_all=overall,
@@ -172,14 +186,20 @@ def _least_noise(
     steps: int,
     target: float,
     delta: float,
+    hardened: bool,
+    side: tuple[tuple[DpEvent, int], ...],
 ) -> float:
     unit = Unit.parse(unit_name, steps_per_day=steps_per_day)
     # Only the unit meter depends on the calendar; leaving it out elsewhere lets clients share the result.
     length = calendar_steps if unit.kind == "meter" else None
-    return calibrate(
-        lambda sigma: sampler.amplify(dp_event.GaussianDpEvent(sigma), unit, relation, calendar_steps=length),
-        count=steps,
-        epsilon=target,
-        delta=delta,
-        relation=Relation.parse(relation),
-    )
+    beside = [dp_event.SelfComposedDpEvent(event, times) for event, times in side]
+
+    def whole(sigma: float) -> DpEvent:
+        step = sampler.amplify(_inner(hardened, sigma), unit, relation, calendar_steps=length)
+        return dp_event.ComposedDpEvent([dp_event.SelfComposedDpEvent(step, steps), *beside])
+
+    return calibrate(whole, count=1, epsilon=target, delta=delta, relation=Relation.parse(relation))
+
+
+def _inner(hardened: bool, sigma: float) -> DpEvent:
+    return discrete_event(sigma) if hardened else dp_event.GaussianDpEvent(sigma)

@@ -1,6 +1,7 @@
 """Every gradient engine against plain autograd, one row at a time, written out here."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from fedpriv.privacy.engines.base import ROUNDING_MARGIN
 from fedpriv.privacy.engines.ghost import GhostEngine
 from fedpriv.privacy.engines.rules import register_rule
 
-ENGINES = ["single", "functional", "opacus", "ghost", "ghost-direct", "ghost-tokens"]
+ENGINES = ["single", "functional", "opacus", "ghost", "ghost-direct", "ghost-tokens", "ghost-native"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,12 @@ def one_thread():
 
 
 def build(name, model, loss=probe_loss, microbatch=0, monkeypatch=None):
-    """ghost-direct and ghost-tokens force one of the two norm computations of linear layers."""
+    """ghost-direct, ghost-tokens and ghost-native force one of the three norm computations of linear layers."""
+    if name == "ghost-native":
+        if not shutil.which("g++"):
+            pytest.skip("no C++ compiler")
+        monkeypatch.setattr("fedpriv.privacy.engines.rules.DIRECT_COST", 1e9)
+        return make_engine("ghost", model, loss, microbatch=microbatch, native=True)
     if name.startswith("ghost-"):
         cost = {"ghost-direct": 0.0, "ghost-tokens": 1e9}[name]
         monkeypatch.setattr("fedpriv.privacy.engines.rules.DIRECT_COST", cost)
@@ -223,7 +229,7 @@ class Twice(nn.Module):
         return self.norm(self.linear(y)) + self.linear(y[:, :2]).sum(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize("engine", ["functional", "ghost", "ghost-direct", "ghost-tokens"])
+@pytest.mark.parametrize("engine", ["functional", "ghost", "ghost-direct", "ghost-tokens", "ghost-native"])
 def test_a_layer_used_several_times(engine, monkeypatch):
     model, pair, clipper = Twice(), rows(5, draws=2), FlatClipper(l2_clip_norm=0.5)
     want, _ = reference(model, pair, clipper)

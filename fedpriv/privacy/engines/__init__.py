@@ -31,8 +31,8 @@ def make_engine(
         compile: ghost only: passes and norms compiled by TorchInductor, tens of seconds once; excludes `native`.
 
     Raises:
-        InputError: unknown name, a model that the engine cannot handle, a module with batch statistics, or `native`
-            together with `compile`.
+        InputError: unknown name, a model that the engine cannot handle, a module with batch statistics, or
+            `native` or `compile` where they do not apply.
     """
     from fedpriv.privacy.engines.functional import FunctionalEngine
     from fedpriv.privacy.engines.ghost import owners as ghost_owners
@@ -47,6 +47,11 @@ def make_engine(
         name = "ghost"
     if name == "ghost":
         return _ghost(model, loss, microbatch=microbatch, native=native, compile=compile)
+    if name in ENGINES and (native or compile):
+        raise InputError(
+            f"privacy.native and privacy.compile are options of the ghost engine; the engine here is {name!r}. "
+            "Nothing was started."
+        )
     if name == "functional":
         return FunctionalEngine(model, loss, microbatch=microbatch)
     if name == "opacus":

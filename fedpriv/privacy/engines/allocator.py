@@ -1,4 +1,4 @@
-"""Keeps glibc from mapping and unmapping large temporaries at every step (Linux only, by choice of the caller).
+"""Keeps glibc from mapping and unmapping large temporaries at every step. Client processes call it at their start.
 
 Per-row gradients are large and short-lived. By default glibc maps each anew, and the page faults cost more than
 the arithmetic; with higher thresholds freed memory stays in the process and is reused.
@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     """Raises glibc's mmap threshold to 32 MiB, its largest, and stops trimming. For the whole process.
 
     Returns:
-        Whether it took effect: False where the C library is not glibc.
+        Whether it took effect: False, without harm, where the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,9 +1,9 @@
 """The book-keeping ghost engine: per-row clipping for about the price of an ordinary step.
 
 One forward pass notes the input and output of every layer that has trainable parameters. One backward pass yields
-the gradients at those outputs and nothing else: parameters are frozen meanwhile, so autograd computes no weight
-gradients that would be thrown away. From inputs and output gradients each layer gives its per-row norms, and then,
-the factors known, the clipped sum: no second backward pass, no per-row gradients where ghost norms are cheaper.
+the gradients at those outputs and nothing else: autograd computes no weight gradients that would be thrown away.
+From inputs and output gradients each layer gives its per-row norms, and then, the factors known, the clipped sum:
+no second backward pass, no per-row gradients where ghost norms are cheaper.
 Bu et al. 2023, "Differentially private optimization on large model at small cost", arXiv:2210.00038.
 
 K diffusion draws per row are a longer token axis of the same row. Frozen layers ahead of the first trainable one
@@ -192,7 +192,7 @@ class GhostEngine:
     def _spread(self, measured: Measured, weights: Mapping[int, Weights], total: Tensor) -> None:
         """Adds every owner's weighted rows to its place in `total`."""
         flat = self._layout.views(total)
-        for i, term in reversed(measured.terms.items()):  # the last one measured is still in the cache
+        for i, term in reversed(list(measured.terms.items())):  # the last one measured is still in the cache
             names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
             term.add_weighted(weights[i], {local: flat[full] for local, full in names})
 

@@ -4,8 +4,8 @@ SOURCE = r"""
 // For each row r with tokens a [T, p] and g [T, d]:
 //   square[r] = sum over i, j of (a_i.a_j + bias) * (g_i.g_j)
 //   size[r]   = sum over i of sqrt((a_i.a_i + bias) * (g_i.g_i))
-// Products are symmetric, so half of the pairs is enough, and no T x T matrix is written. A block of BI x BJ pairs keeps
-// one vector accumulator for each pair; a tree of shuffles then sums all of them at once into one vector.
+// Products are symmetric, so half of the pairs is enough, and no T x T matrix is written. A block of BI x BJ pairs
+// keeps one vector accumulator for each pair; a tree of shuffles then sums all of them at once into one vector.
 #include <cmath>
 #include <cstddef>
 #include <cstring>

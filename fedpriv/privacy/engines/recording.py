@@ -30,8 +30,8 @@ class Owner:
         return tuple(f"{self.name}.{local}" if self.name else local for local in self.parameters)
 
 
-OnUse: TypeAlias = Callable[[nn.Module, Tensor, Tensor], None]
-"""Told of each use as it happens: module, input, output."""
+OnUse: TypeAlias = Callable[[Owner, Tensor, Tensor], None]
+"""Told of each use as it happens: owner, input, output."""
 
 
 class Note(NamedTuple):
@@ -116,9 +116,9 @@ class Recorder:
             out = out.detach().requires_grad_()  # its parameters were frozen after the engine was made
         note = Note(index, a.detach() if a.requires_grad else a, a._version, out)
         self._notes.append(note)
-        self._on_use(owner.module, note.a, out)
+        self._on_use(owner, note.a, out)
         return out
 
 
-def _nothing(module: nn.Module, a: Tensor, out: Tensor) -> None:
-    del module, a, out
+def _nothing(owner: Owner, a: Tensor, out: Tensor) -> None:
+    del owner, a, out

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpriv.privacy.engines.native import Operator
+from fedpriv.privacy.engines.recording import Owner
 from fedpriv.privacy.engines.small_rules import check_rows, per_row_gradients, problem, register_rule
 
 __all__ = ["Call", "Gram", "LinearTerm", "StoredTerm", "Term", "Weights", "check_rows", "make_term", "measure",
@@ -126,14 +127,14 @@ class Gram:
             self._known[key] = product.add_(1.0) if bias else product
         return self._known[key]
 
-    def prepare(self, module: nn.Module, a: Tensor, out: Tensor, rows: int) -> None:
+    def prepare(self, owner: Owner, a: Tensor, out: Tensor, rows: int) -> None:
         """Forms the product of an input right after its use in the forward pass, while it is in the cache."""
-        if type(module) is not nn.Linear or self.operator is not None or not module.weight.requires_grad:
+        if type(owner.module) is not nn.Linear or self.operator is not None or "weight" not in owner.parameters:
             return
         tokens = out.numel() // (rows * out.shape[-1])
         if tokens > 1 and _ghost_is_cheaper(tokens, a.shape[-1], out.shape[-1], None):
             with torch.no_grad():
-                self.of(_by_row(a, rows), module.bias is not None and module.bias.requires_grad)
+                self.of(_by_row(a, rows), "bias" in owner.parameters)
 
     def norms(self, a: Tensor, bias: bool) -> Tensor:
         """[R, 1, p] -> [R] |a|^2, plus 1 for a bias."""

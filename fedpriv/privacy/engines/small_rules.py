@@ -1,7 +1,8 @@
 """Per-row gradients outright, for modules with few parameters: norms, embeddings, positions, anything with one input.
 
 Rules, in this order: one registered for the module's type, the module's own method `per_sample_gradients(a, g)`, the
-kind it declares as `per_sample_kind`. A rule gets a module, its input and the gradient at its output, both [R, G, ...] with G model rows for each of R units.
+kind it declares as `per_sample_kind`. A rule gets a module, its input and the gradient at its output, both
+[R, G, ...] with G model rows for each of R units.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

@@ -171,3 +171,9 @@ def no_data(monkeypatch):
         pytest.fail("private rows were read")
 
     return lambda: monkeypatch.setattr("fedpriv.training.load_client", read)
+
+
+@pytest.fixture
+def actors():
+    """(Owner, Server, HONEST), for tests that set the scene themselves."""
+    return Owner, Server, HONEST

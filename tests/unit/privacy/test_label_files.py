@@ -159,3 +159,17 @@ def test_the_commands(made, tmp_path: Path, capsys):
     assert main(["ledger", "label", str(tmp_path / "other.json")]) == 2
     with pytest.raises(CheckFailed):
         verify_label(changed)
+
+
+def test_a_node_file_names_ledger_and_key(made, tmp_path: Path, capsys):
+    path, key = made(training()), tmp_path / "label.key"
+    public = make_key(key)
+    node = tmp_path / "node.toml"
+    fields = {"client": "alpha", "ledger": str(path), "dataset": "alpha", "key": str(key)}
+    lines = [f'{name} = "{value}"' for name, value in fields.items()]
+    node.write_text("\n".join([*lines, "epsilon = 8.0", "delta = 1e-5", "[data]", 'source = "csv"']) + "\n")
+    node.chmod(0o600)
+    assert main(["ledger", "label", str(node), "--json"]) == 0
+    verify_label(json.loads(capsys.readouterr().out), public_key=public)
+    node.write_text("client = 1")
+    assert main(["ledger", "label", str(node)]) == 2
