@@ -16,6 +16,7 @@ from fedpriv.messages import (
     TRAIN,
     Basis,
     BudgetReply,
+    CountReply,
     EvaluateReply,
     EvaluateRequest,
     Hello,
@@ -120,7 +121,7 @@ def test_unknown_missing_and_mistyped_fields_are_refused(body):
 def test_every_field_declares_its_basis_and_replies_are_exactly_these():
     declared = {
         kind.__name__: {name: field.basis.value for name, field in kind.declared().items()}
-        for kind in (TrainReply, EvaluateReply, Hello, BudgetReply)
+        for kind in (TrainReply, EvaluateReply, CountReply, Hello, BudgetReply)
     }
     # A change here is a change of what leaves a client: think before editing.
     assert declared == {
@@ -131,7 +132,15 @@ def test_every_field_declares_its_basis_and_replies_are_exactly_these():
             "ledger_seq": "event",
             "ledger_head": "event",
         },
-        "EvaluateReply": {"run_id": "public", "round": "public", "part": "public", "withheld": "public"},
+        "EvaluateReply": {
+            "run_id": "public",
+            "round": "public",
+            "part": "public",
+            "withheld": "public",
+            "ledger_seq": "event",
+            "ledger_head": "event",
+        },
+        "CountReply": {"run_id": "public", "count": "event", "ledger_seq": "event", "ledger_head": "event"},
         "Hello": {
             "schema": "public",
             "client": "public",
