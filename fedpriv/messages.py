@@ -152,6 +152,24 @@ class _Body:
         return values
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Numbers(_Body):
+    """A message of scalars alone."""
+
+    def to_record(self) -> RecordDict:
+        """For Flower."""
+        return self._scalars()
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> Self:
+        """Checked.
+
+        Raises:
+            WireError: other fields, types or ranges than declared.
+        """
+        return cls(**cls._parse(record))
+
+
 _DECLARED: dict[type, dict[str, Field]] = {}
 
 
@@ -473,7 +491,7 @@ def _check_sums(sums: MetricRecord, *, withheld: bool) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountRequest(_Body):
+class CountRequest(_Numbers):
     """How many readings has this client? Answered with a noisy count, if the scenario pays for one."""
 
     run_id: str = _public(str, "names the run; the same after a resume")
@@ -482,19 +500,6 @@ class CountRequest(_Body):
     ledger_seq: int = _head_number("last ledger entry of this client that the server saw")
     ledger_head: str = _head_hash("hash of that entry; empty before the first")
 
-    def to_record(self) -> RecordDict:
-        """For Flower."""
-        return self._scalars()
-
-    @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
-        """Checked.
-
-        Raises:
-            WireError: other fields, types or ranges than declared.
-        """
-        return cls(**cls._parse(record))
-
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply."""
         parts = [SCHEMA, self.run_id, self.source, self.scenario]
@@ -502,26 +507,13 @@ class CountRequest(_Body):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountReply(_Body):
+class CountReply(_Numbers):
     """A noisy count of readings: a release that the ledger charged before any of them was looked at."""
 
     run_id: str = _public(str, "echo of the request")
     count: float = _event(float, "noisy number of calendar steps with a reading", 0, 1e15)
     ledger_seq: int = _event(int, "number of the client's newest ledger entry", 0, 2**62)
     ledger_head: str = _event(str, "hash of that entry")
-
-    def to_record(self) -> RecordDict:
-        """For Flower."""
-        return self._scalars()
-
-    @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
-        """Checked.
-
-        Raises:
-            WireError: other fields, types or ranges than declared.
-        """
-        return cls(**cls._parse(record))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -553,7 +545,7 @@ class Hello(_Body):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetReply(_Body):
+class BudgetReply(_Numbers):
     """The client's account: the answer to `query.budget`, a function of charged events and public settings."""
 
     client: str = _public(str, "name of the client")
@@ -564,19 +556,6 @@ class BudgetReply(_Body):
     delta: float = _public(float, "delta of all three", 0, 1)
     ledger_seq: int = _event(int, "number of the newest ledger entry", 0, 2**62)
     ledger_head: str = _event(str, "hash of that entry")
-
-    def to_record(self) -> RecordDict:
-        """For Flower."""
-        return self._scalars()
-
-    @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
-        """Checked.
-
-        Raises:
-            WireError: other fields, types or ranges than declared.
-        """
-        return cls(**cls._parse(record))
 
 
 # ---- helpers for both sides ----------------------------------------------------------------------------
