@@ -427,7 +427,7 @@ def release() -> None:
     _ledgers.close()
 
 
-_threads_set = False
+_memory_kept = False
 
 
 def _one_thread() -> None:
@@ -435,12 +435,13 @@ def _one_thread() -> None:
 
     And memory that is freed stays in the process: per-row gradients are large and short-lived (docs/performance.md).
     """
-    global _threads_set
-    if not _threads_set:
-        import torch
+    global _memory_kept
+    import torch
 
+    if torch.get_num_threads() != 1:  # whatever else this process does in between
+        torch.set_num_threads(1)
+    if not _memory_kept:
         from fedpriv.privacy.engines.allocator import keep_freed_memory
 
-        torch.set_num_threads(1)
         keep_freed_memory()
-        _threads_set = True
+        _memory_kept = True

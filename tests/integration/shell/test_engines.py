@@ -53,9 +53,26 @@ def test_the_process_is_left_as_it_was(tiny, monkeypatch):
 
     monkeypatch.delenv("FEDPRIV_SIMULATION")
     torch.set_num_threads(2)
-    simulate(tiny(federation__rounds=1))
-    assert torch.get_num_threads() == 2
-    assert "FEDPRIV_SIMULATION" not in os.environ
+    try:
+        simulate(tiny(federation__rounds=1))
+        assert torch.get_num_threads() == 2
+        assert "FEDPRIV_SIMULATION" not in os.environ
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_threads_of_the_process_do_not_change_the_result(tiny, run_inline):
+    """A client sets its one thread for every message: what ran in the process before does not matter."""
+    import torch
+
+    alone, _ = run_inline(tiny("alone"))
+    torch.set_num_threads(2)
+    try:
+        again, _ = run_inline(tiny("again"))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+    assert np.array_equal(alone, again)
 
 
 @pytest.mark.slow
