@@ -517,7 +517,7 @@ class CountReply(_Numbers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hello(_Body):
+class Hello(_Numbers):
     """Who is there: the answer to `query.hello`, from public facts alone."""
 
     schema: int = _public(int, "version of this wire", 0, 2**31)
@@ -527,10 +527,6 @@ class Hello(_Body):
     source: str = _public(str, "digest of the code that answers")
     mode: str = _public(str, "simulation or deployment")
 
-    def to_record(self) -> RecordDict:
-        """For Flower."""
-        return self._scalars()
-
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
         """Checked.
@@ -538,10 +534,10 @@ class Hello(_Body):
         Raises:
             WireError: other fields, types or ranges than declared.
         """
-        values = cls._parse(record)
-        if values["mode"] not in ("simulation", "deployment") or not values["client"]:
+        hello = super().from_record(record)
+        if hello.mode not in ("simulation", "deployment") or not hello.client:
             raise WireError("Hello: the mode is unknown or the client has no name")
-        return cls(**values)
+        return hello
 
 
 @dataclass(frozen=True, kw_only=True)
