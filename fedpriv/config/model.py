@@ -1,0 +1,52 @@
+"""The denoiser and its diffusion."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedpriv.config.values import Section
+
+
+class ModelConfig(Section):
+    """The denoiser: a Gaussian linear skip with a diffusion transformer on top."""
+
+    width: int = Field(64, ge=8, le=4096)
+    depth: int = Field(4, ge=0, le=64, description="transformer blocks; 0: the linear skip alone")
+    heads: int = Field(4, ge=1, le=64)
+    patch: int = Field(8, ge=1, description="steps per token")
+    mlp_ratio: int = Field(4, ge=1, le=16)
+    skip_rank: int = Field(8, ge=0, description="cosines over the horizon that the skip may form; 0: every step free")
+    skip_memory: float = Field(
+        36.0, ge=0, description="steps after which the weight of a context step has fallen to 1/e; 0: all weigh 1"
+    )
+    modulation: Literal["adaln-zero", "dp-aware"] = "adaln-zero"
+    gamma_mode: Literal["residual", "multiplicative"] = "residual"
+    c_max: float = Field(8.0, gt=0, description="dp-aware: bound on the norm of the condition")
+    gamma_max: float = Field(1.5, gt=0, description="dp-aware: bound on each scale")
+    beta_max: float = Field(1.5, gt=0, description="dp-aware: bound on each shift")
+    alpha_max: float = Field(1.0, gt=0, description="dp-aware: bound on each gate")
+    bound_operator: Literal["tanh", "soft", "hard", "ste"] = "tanh"
+    trainable: Literal["all", "skip", "transformer", "modulation", "bias"] = Field(
+        "skip", description="which parameters are trained (privately) and sent; the rest keep their start values"
+    )
+    warm_start: str = Field("", description="safetensors file of public or already paid-for weights to start from")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
+        return self
+
+
+class DiffusionConfig(Section):
+    """Noise schedule, what is predicted, and how samples are drawn."""
+
+    steps: int = Field(1000, ge=2, le=10_000)
+    schedule: Literal["linear", "cosine"] = "cosine"
+    prediction: Literal["x0", "epsilon", "v"] = "x0"
+    multiplicity: int = Field(8, ge=1, le=256, description="diffusion draws per window, averaged before clipping")
+    solver: Literal["ddim", "dpm-solver++", "ddpm"] = "dpm-solver++"
+    sampling_steps: int = Field(20, ge=1, le=1000)
+    data_scale: float = Field(0.5, gt=0, description="public guess of the residual's standard deviation")
