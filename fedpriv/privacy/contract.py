@@ -16,14 +16,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 from dp_accounting import DpEvent, dp_event
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.events import PublicChoiceDpEvent, ScheduledDpEvent, decode_event, encode_event
-from fedpriv.privacy.laws import Law
+from fedpriv.privacy.dominance import dominates, noise_of
+from fedpriv.privacy.events import ScheduledDpEvent, decode_event, encode_event
 from fedpriv.privacy.units import Relation
 
 
@@ -33,66 +32,49 @@ def canonical(value: object) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contract:
-    """What one run may take from one data set.
+class Promise:
+    """What every kind of contract states: about whom, how much at most, and the constants that requests must repeat.
 
     Attributes:
         run_id: names the run; one contract per run.
-        event: canonical text of the event of one step (`encode_event`), for `unit`; or of the schedule of all steps
-            (`ScheduledDpEvent`), where round r has the steps from (r - 1) steps_per_round on.
-        steps_total: tokens, private steps in all; >= 1.
         unit: name of the privacy unit.
         relation: name of the neighbouring relation.
         delta: in (0, 1).
-        epsilon: the most that event^steps_total may cost at delta.
-        steps_per_round: most steps of one request; 0: no bound but the total.
+        epsilon: the most that the run may cost at delta.
         terms: canonical JSON object of further public constants (sampler, window, noise multiplier, clipper, bound
             ...) that requests must repeat exactly, and from which labels derive the other units.
     """
 
     run_id: str
-    event: str
-    steps_total: int
     unit: str
     relation: str
     delta: float
     epsilon: float
-    steps_per_round: int = 0
     terms: str = "{}"
 
     def __post_init__(self) -> None:
-        """Checks and normalises.
+        """Checks and normalises: equal contracts must have equal text, however their numbers were typed.
 
         Raises:
-            InputError: a value out of range, or an event that is not known.
+            InputError: a value out of range.
         """
+        problems = self._problems()
+        if problems:
+            raise InputError(f"the contract is not valid: {'; '.join(problems)}. Nothing was enrolled.")
+        object.__setattr__(self, "relation", Relation.parse(self.relation).value)
+        object.__setattr__(self, "delta", float(self.delta))
+        object.__setattr__(self, "epsilon", float(self.epsilon))
+        object.__setattr__(self, "terms", canonical(self.public_terms))
+
+    def _problems(self) -> list[str]:
         problems: list[str] = []
         if not 1 <= len(self.run_id) <= 200:
             problems.append(f"run_id of {len(self.run_id)} characters (1 to 200)")
-        if type(self.steps_total) is not int or not 1 <= self.steps_total < 1 << 53:
-            problems.append(f"steps_total={self.steps_total!r} (a whole number >= 1)")
-        if type(self.steps_per_round) is not int or self.steps_per_round < 0:
-            problems.append(f"steps_per_round={self.steps_per_round!r} (a whole number >= 0)")
         if not 0 < self.delta < 1:
             problems.append(f"delta={self.delta!r} (between 0 and 1)")
         if not 0 < self.epsilon < math.inf:
             problems.append(f"epsilon={self.epsilon!r} (above 0)")
-        if problems:
-            raise InputError(f"the contract is not valid: {'; '.join(problems)}. Nothing was enrolled.")
-        schedule = decode_event(self.event)
-        if isinstance(schedule, ScheduledDpEvent) and (
-            schedule.steps != self.steps_total or not self.steps_per_round or self.steps_total % self.steps_per_round
-        ):
-            raise InputError(
-                f"the contract is not valid: a schedule of {schedule.steps} steps for steps_total={self.steps_total} "
-                f"and steps_per_round={self.steps_per_round} (rounds of one length that fill it). Nothing was enrolled."
-            )
-        # Equal contracts must have equal text, however their numbers were typed.
-        object.__setattr__(self, "relation", Relation.parse(self.relation).value)
-        object.__setattr__(self, "event", encode_event(decode_event(self.event)))
-        object.__setattr__(self, "delta", float(self.delta))
-        object.__setattr__(self, "epsilon", float(self.epsilon))
-        object.__setattr__(self, "terms", canonical(self.public_terms))
+        return problems
 
     @property
     def public_terms(self) -> dict[str, Any]:
@@ -111,12 +93,20 @@ class Contract:
             )
         return terms  # pyright: ignore[reportUnknownVariableType]
 
+    def broken_terms(self, terms: Mapping[str, Any] | None) -> str | None:
+        """Which public constant of a request is not the contract's, or None."""
+        agreed = self.public_terms
+        for name, value in (terms or {}).items():
+            if name not in agreed or canonical(agreed[name]) != canonical(value):
+                return f"{name}={value!r} is not the contract's {agreed.get(name)!r}"
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """Plain fields."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Contract:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The contract with these fields.
 
         Raises:
@@ -126,6 +116,51 @@ class Contract:
         if set(data) != known:
             raise InputError(f"a contract has the fields {sorted(known)}, not {sorted(data)}.")
         return cls(**dict(data))
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the canonical text."""
+        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract(Promise):
+    """What one run may take from one data set.
+
+    Attributes:
+        event: canonical text of the event of one step (`encode_event`), for `unit`; or of the schedule of all steps
+            (`ScheduledDpEvent`), where round r has the steps from (r - 1) steps_per_round on.
+        steps_total: tokens, private steps in all; >= 1.
+        steps_per_round: most steps of one request; 0: no bound but the total.
+    """
+
+    event: str
+    steps_total: int
+    steps_per_round: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks and normalises.
+
+        Raises:
+            InputError: a value out of range, or an event that is not known.
+        """
+        super().__post_init__()
+        schedule = decode_event(self.event)
+        if isinstance(schedule, ScheduledDpEvent) and (
+            schedule.steps != self.steps_total or not self.steps_per_round or self.steps_total % self.steps_per_round
+        ):
+            raise InputError(
+                f"the contract is not valid: a schedule of {schedule.steps} steps for steps_total={self.steps_total} "
+                f"and steps_per_round={self.steps_per_round} (rounds of one length that fill it). Nothing was enrolled."
+            )
+        object.__setattr__(self, "event", encode_event(schedule))
+
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        if type(self.steps_total) is not int or not 1 <= self.steps_total < 1 << 53:
+            problems.append(f"steps_total={self.steps_total!r} (a whole number >= 1)")
+        if type(self.steps_per_round) is not int or self.steps_per_round < 0:
+            problems.append(f"steps_per_round={self.steps_per_round!r} (a whole number >= 0)")
+        return problems
 
     def round_parts(self, round: int, steps: int) -> list[tuple[DpEvent, int]]:
         """(event, count) of `steps` steps of round 1, 2, ...: on a schedule, the round's own.
@@ -147,10 +182,6 @@ class Contract:
     def tokens(self) -> int:
         """What the contract grants: whole steps."""
         return self.steps_total
-
-    def digest(self) -> str:
-        """Hex SHA-256 of the canonical text."""
-        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()
 
     def objection(
         self,
@@ -176,9 +207,8 @@ class Contract:
             most = float(agreed.get("sampling_prob", _rate_of(own)))
             if not 0 <= sampling_prob <= most:
                 return f"sampling_prob={sampling_prob:g} is above the contract's {most:g}"
-        for name, value in (terms or {}).items():
-            if name not in agreed or canonical(agreed[name]) != canonical(value):
-                return f"{name}={value!r} is not the contract's {agreed.get(name)!r}"
+        if (broken := self.broken_terms(terms)) is not None:
+            return broken
         if event is not None and not dominates(own, event):
             return "its event is not dominated by the contract's event"
         return None
@@ -198,70 +228,5 @@ class Contract:
         return reason is None
 
 
-def dominates(upper: DpEvent, lower: DpEvent) -> bool:
-    """Whether every release of `lower` could be made from one of `upper`; False where that is not known.
-
-    Known are Gaussian sums: more noise is post-processing, and a law of touching groups that is smaller in the
-    stochastic order is dominated by coupling.
-    """
-    if isinstance(lower, dp_event.NoOpDpEvent):
-        return True
-    if isinstance(lower, dp_event.ZCDpEvent) and isinstance(upper, dp_event.ZCDpEvent):
-        return lower.rho <= upper.rho and lower.xi <= upper.xi
-    above, below = _normal_form(upper), _normal_form(lower)
-    if above is None or below is None or len(above) != len(below):
-        return False
-    return all(
-        math.isclose(w_up, w_low, abs_tol=1e-12) and s_low >= s_up and _stochastically_below(law_low, law_up)
-        for (w_up, s_up, law_up), (w_low, s_low, law_low) in zip(above, below, strict=True)
-    )
-
-
-def noise_of(event: DpEvent) -> float:
-    """The least noise multiplier within a Gaussian event; infinite where nothing is released, 0 where unknown."""
-    if isinstance(event, dp_event.NoOpDpEvent):
-        return math.inf
-    if isinstance(event, ScheduledDpEvent):
-        return min(noise_of(each) for each in event.events)
-    if isinstance(event, dp_event.ZCDpEvent):
-        return 1 / math.sqrt(2 * event.rho) if event.rho and not event.xi else 0.0  # of the unit it is stated for
-    parts = _normal_form(event)
-    return min((sigma for _, sigma, _ in parts), default=math.inf) if parts is not None else 0.0
-
-
 def _rate_of(event: DpEvent) -> float:
     return event.sampling_probability if isinstance(event, dp_event.PoissonSampledDpEvent) else 1.0
-
-
-def _normal_form(event: DpEvent) -> list[tuple[float, float, Law]] | None:
-    """(chance, sigma, law of touching groups) of each public choice, or None for other kinds of events."""
-    if isinstance(event, PublicChoiceDpEvent):
-        parts: list[tuple[float, float, Law]] = []
-        for chance, inner in zip(event.probabilities, event.events, strict=True):
-            one = _normal_form(inner)
-            if one is None or len(one) != 1:
-                return None
-            parts.append((chance, one[0][1], one[0][2]))
-        return parts
-    if isinstance(event, dp_event.NoOpDpEvent):
-        return [(1.0, math.inf, np.ones(1))]
-    if isinstance(event, dp_event.GaussianDpEvent):
-        return [(1.0, event.noise_multiplier, np.array([0.0, 1.0]))]
-    if isinstance(event, dp_event.PoissonSampledDpEvent) and isinstance(event.event, dp_event.GaussianDpEvent):
-        p = event.sampling_probability
-        return [(1.0, event.event.noise_multiplier, np.array([1 - p, p]))]
-    if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
-        counts = [int(c) for c in event.sensitivities]
-        if counts != list(event.sensitivities):
-            return None
-        law = np.zeros(max(counts) + 1)
-        for count, prob in zip(counts, event.sampling_probs, strict=True):
-            law[count] += prob
-        return [(1.0, event.standard_deviation, law)]
-    return None
-
-
-def _stochastically_below(low: Law, high: Law) -> bool:
-    size = max(len(low), len(high))
-    tails = [np.cumsum(np.pad(law, (0, size - len(law)))[::-1])[::-1] for law in (low, high)]
-    return bool((tails[0] <= tails[1] + 1e-12).all())

@@ -20,7 +20,8 @@ from fedpriv.config import Scenario
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import accountant_name, ladder_of
 from fedpriv.privacy.composition import INTERVAL
-from fedpriv.privacy.contract import Contract, noise_of
+from fedpriv.privacy.contract import Contract
+from fedpriv.privacy.dominance import noise_of
 from fedpriv.privacy.events import ScheduledDpEvent, decode_event
 from fedpriv.privacy.hardened import discrete_event
 from fedpriv.privacy.ledger import Ledger

@@ -11,44 +11,28 @@ same run (1.74 instead of 1.44 for 1,000 steps at sigma = 1, rate 0.008), so tok
 # pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from dp_accounting import DpEvent, dp_event
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.composition import leaves
-from fedpriv.privacy.contract import Contract, canonical
+from fedpriv.privacy.contract import Contract, Promise
 from fedpriv.privacy.events import encode_event
 from fedpriv.privacy.renyi import allowance, check_order, cost_of, epsilon_of_units
-from fedpriv.privacy.units import Relation
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenyiContract:
+class RenyiContract(Promise):
     """What one run may take from one data set, in Renyi divergence of a fixed order.
 
     Attributes:
-        run_id: names the run; one contract per run.
         order: alpha in (1, 1024], fixed before the first request; the same for all filters of one ledger.
-        unit: name of the privacy unit.
-        relation: name of the neighbouring relation.
-        delta: in (0, 1).
-        epsilon: the claim at delta, whatever is asked.
-        terms: canonical JSON object of public constants that requests must repeat exactly.
     """
 
-    run_id: str
     order: float
-    unit: str
-    relation: str
-    delta: float
-    epsilon: float
-    terms: str = "{}"
 
     def __post_init__(self) -> None:
         """Checks and normalises.
@@ -56,45 +40,15 @@ class RenyiContract:
         Raises:
             InputError: a value out of range, or an order that is too small for this delta.
         """
-        if not 1 <= len(self.run_id) <= 200 or not 0 < self.delta < 1 or not 0 < self.epsilon < math.inf:
-            raise InputError(
-                f"the contract is not valid: run_id of {len(self.run_id)} characters, delta={self.delta!r} or "
-                f"epsilon={self.epsilon!r}. Nothing was enrolled."
-            )
+        super().__post_init__()
         check_order(self.order)
-        for name in ("order", "delta", "epsilon"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-        object.__setattr__(self, "relation", Relation.parse(self.relation).value)
-        object.__setattr__(self, "terms", canonical(self.public_terms))
+        object.__setattr__(self, "order", float(self.order))
         allowance(self.order, epsilon=self.epsilon, delta=self.delta)
 
     @property
     def tokens(self) -> int:
         """The allowance: billionths of a nat at `order`."""
         return allowance(self.order, epsilon=self.epsilon, delta=self.delta)
-
-    @property
-    def public_terms(self) -> dict[str, Any]:
-        """The terms as a dictionary.
-
-        Raises:
-            InputError: the text is not a JSON object.
-        """
-        try:
-            terms = json.loads(self.terms)
-        except ValueError:
-            terms = None
-        if not isinstance(terms, dict):
-            raise InputError(f"the terms of a contract are a JSON object, not {self.terms[:80]!r}.")
-        return terms  # pyright: ignore[reportUnknownVariableType]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain fields."""
-        return asdict(self)
-
-    def digest(self) -> str:
-        """Hex SHA-256 of the canonical text."""
-        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()
 
     def price(self, event: DpEvent, steps: int) -> int:
         """Units that `steps` times `event` take, rounded up for each; a composed event is that of all the steps.
@@ -127,11 +81,7 @@ class RenyiContract:
     ) -> str | None:
         """Why a request does not repeat the terms, or None; its event is a matter of price."""
         del event, noise_multiplier, sampling_prob
-        agreed = self.public_terms
-        for name, value in (terms or {}).items():
-            if name not in agreed or canonical(agreed[name]) != canonical(value):
-                return f"{name}={value!r} is not the contract's {agreed.get(name)!r}"
-        return None
+        return self.broken_terms(terms)
 
 
 def filter_left(
@@ -161,7 +111,4 @@ def contract_from_json(data: Mapping[str, Any]) -> AnyContract:
     """
     if "order" not in data:
         return Contract.from_json(data)
-    known = {f.name for f in fields(RenyiContract)}
-    if set(data) != known:
-        raise InputError(f"a Renyi contract has the fields {sorted(known)}, not {sorted(data)}.")
-    return RenyiContract(**dict(data))
+    return RenyiContract.from_json(data)

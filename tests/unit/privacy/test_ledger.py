@@ -18,7 +18,8 @@ from dp_accounting import dp_event
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError
 from fedpriv.privacy import ledger_store
 from fedpriv.privacy.accounting import epsilon
-from fedpriv.privacy.contract import Contract, dominates
+from fedpriv.privacy.contract import Contract
+from fedpriv.privacy.dominance import dominates
 from fedpriv.privacy.events import decode_event, encode_event
 from fedpriv.privacy.laws import binomial_law, event_of_law
 from fedpriv.privacy.ledger import KEPT_REPLIES, Ledger, verify_file

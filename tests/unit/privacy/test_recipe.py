@@ -8,7 +8,8 @@ from fedpriv.config import CONTROLLER_NAMES, GRADIENT_RULE_NAMES, PrivacyConfig,
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.privacy.accounting import calibrate, epsilon, epsilon_of
 from fedpriv.privacy.clippers import make_clipper
-from fedpriv.privacy.contract import Contract, noise_of
+from fedpriv.privacy.contract import Contract
+from fedpriv.privacy.dominance import noise_of
 from fedpriv.privacy.events import ScheduledDpEvent, decode_event, encode_event
 from fedpriv.privacy.filters import FILTERS
 from fedpriv.privacy.iterate_rules import GRADIENT_RULES
