@@ -7,26 +7,32 @@ errors (the client's training standard deviation) is used for reporting only and
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedpriv.config import Scenario
 from fedpriv.data.clients import ClientData
 from fedpriv.data.tasks import make_examples, task_masks
 from fedpriv.data.windows import cut, day_steps, even_starts
 from fedpriv.diffusion.sampling import point_forecast, sample
+from fedpriv.distances import DISTANCES, Distances, measure
 from fedpriv.examples import Examples
-from fedpriv.metrics import Score, merge, score
+from fedpriv.metrics import METRICS, Score, score
 from fedpriv.models.baselines import BASELINES, make_baseline
+from fedpriv.models.climatology import Climatology, fit_climatology
 from fedpriv.models.denoiser import Denoiser
 from fedpriv.seeding import stream, torch_generator
 
 Part = Literal["validation", "test"]
 MODEL = "federated"
+CLIMATOLOGY = "climatology"
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _BATCH = 64  # windows scored at a time
 
@@ -68,12 +74,46 @@ def held_out(data: ClientData, scenario: Scenario, *, part: Part, count: int) ->
     return make_examples(windows, target, period=period, scaling=scenario.data), start
 
 
-def training_scale(data: ClientData) -> NDArray[np.float64]:
-    """[C] standard deviation of the training part, physical units: the unit of the scaled scores."""
+def training_moments(data: ClientData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[C] mean and standard deviation of the training part, physical units: the zero and unit of the scaled scores."""
     values = data.values[:, data.train].astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        std = np.nanstd(values, axis=(0, 1))
-    return np.where(np.isfinite(std) & (std > 0), std, 1.0)
+    read = np.isfinite(values)
+    count = np.maximum(read.sum(axis=(0, 1)), 1)
+    mean = np.where(read, values, 0.0).sum(axis=(0, 1)) / count
+    std = np.sqrt(np.where(read, np.square(values - mean), 0.0).sum(axis=(0, 1)) / count)
+    return mean, np.where(std > 0, std, 1.0)
+
+
+class _Tally:
+    """Adds up the scores of one model on one client's held-out windows."""
+
+    def __init__(self, data: ClientData, scenario: Scenario) -> None:
+        loc, scale = training_moments(data)
+        self._loc, self._scale = torch.from_numpy(loc), torch.from_numpy(scale)
+        self._span = slice(scenario.task.context if scenario.task.kind == "forecast" else 0, scenario.task.window)
+        self._names = set(scenario.evaluation.metrics) & set(DISTANCES)
+        self._score, self._distances = Score(), Distances()
+
+    def add(self, some: Examples, point: Tensor, drawn: Tensor | None) -> None:
+        """Windows with their point forecast [B, L, C] and samples [S, B, L, C], physical units."""
+        truth = some.values * some.scale + some.loc
+        self._score = self._score.merge(score(truth, point, drawn, some.target, self._scale))
+        if drawn is not None and self._names:
+            found = measure(
+                truth,
+                drawn,
+                some.target,
+                some.given,
+                loc=self._loc,
+                scale=self._scale,
+                span=self._span,
+                names=self._names,
+            )
+            self._distances = self._distances.merge(found)
+
+    def sums(self, name: str) -> dict[str, float]:
+        """All sums, keys `name/...`."""
+        return {f"{name}/{key}": v for part in (self._score, self._distances) for key, v in part.to_dict().items()}
 
 
 def evaluate(
@@ -90,29 +130,111 @@ def evaluate(
     Args:
         samples: forecasts drawn per window for CRPS and coverage; 0 scores the point forecast only.
     """
-    examples, _ = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
-    scale = torch.from_numpy(training_scale(data))
+    examples, start = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
     generator = torch_generator(stream(0, "samples", data.name, part))
     period = scenario.task.period or day_steps(data.step)
-    parts: dict[str, list[Score]] = {MODEL: [], **{name: [] for name in BASELINES}}
-    for low in range(0, len(examples), _BATCH):
-        some = examples.rows(slice(low, low + _BATCH))
-        truth = some.values * some.scale + some.loc
-        on_device = some.to(device)
-        point = point_forecast(model, on_device, scenario.diffusion).cpu()
-        drawn = None
-        if samples:
-            drawn = sample(model, on_device, count=samples, diffusion=scenario.diffusion, generator=generator).cpu()
-        parts[MODEL].append(score(truth, point, drawn, some.target, scale))
+    tallies = {name: _Tally(data, scenario) for name in (MODEL, *BASELINES, CLIMATOLOGY)}
+    for rows in _batches(examples):
+        some = examples.rows(rows)
+        tallies[MODEL].add(some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator))
         for name in BASELINES:
             band = make_baseline(name, some, period=period)
-            drawn = band.sample(samples, generator) if samples else None
-            parts[name].append(score(truth, band.point, drawn, some.target, scale))
-    return {f"{name}/{key}": value for name, many in parts.items() for key, value in merge(many).to_dict().items()}
+            tallies[name].add(some, band.point, band.sample(samples, generator) if samples else None)
+    _score_climatology(tallies[CLIMATOLOGY], data, scenario, examples, start, part=part, samples=samples)
+    return {key: value for name, tally in tallies.items() for key, value in tally.sums(name).items()}
 
 
-def scores(sums: dict[str, float]) -> dict[str, Score]:
-    """The sums of `evaluate`, by model."""
+def evaluate_model(
+    name: str,
+    model: Denoiser,
+    data: ClientData,
+    scenario: Scenario,
+    *,
+    part: Part,
+    samples: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Sums of scores of one more model, keys `name/sum...`; on the windows and the sampling noise of `evaluate`'s."""
+    examples, _ = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
+    generator = torch_generator(stream(0, "samples", data.name, part))
+    tally = _Tally(data, scenario)
+    for rows in _batches(examples):
+        some = examples.rows(rows)
+        tally.add(some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator))
+    return tally.sums(name)
+
+
+def _batches(examples: Examples) -> Iterator[slice]:
+    for low in range(0, len(examples), _BATCH):
+        yield slice(low, low + _BATCH)
+
+
+def _forecast(
+    model: Denoiser,
+    some: Examples,
+    scenario: Scenario,
+    *,
+    samples: int,
+    device: torch.device,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor | None]:
+    on_device = some.to(device)
+    point = point_forecast(model, on_device, scenario.diffusion).cpu()
+    if not samples:
+        return point, None
+    return point, sample(model, on_device, count=samples, diffusion=scenario.diffusion, generator=generator).cpu()
+
+
+_climatologies: WeakKeyDictionary[ClientData, Climatology] = WeakKeyDictionary()
+
+
+def _score_climatology(
+    tally: _Tally,
+    data: ClientData,
+    scenario: Scenario,
+    examples: Examples,
+    start: NDArray[np.int64],
+    *,
+    part: Part,
+    samples: int,
+) -> None:
+    """The client's own climatology: a table of unprotected private means, so in simulation only, like every score."""
+    index, slots = data.index, day_steps(data.step)
+    weekend = np.asarray(index.day_of_week >= 5)
+    day = np.asarray(index.hour * 3600 + index.minute * 60 + index.second, dtype=np.int64)
+    slot = day * slots // 86_400
+    table = _climatologies.get(data)
+    if table is None:
+        train = data.train
+        table = fit_climatology(data.values[:, train], weekend=weekend[train], slot=slot[train], slots=slots)
+        _climatologies[data] = table
+    meter = np.repeat(np.arange(data.num_meters), len(start) // data.num_meters)
+    steps = start[:, None] + np.arange(scenario.task.window)  # [B, L]
+    generator = torch_generator(stream(0, "climatology", data.name, part))
+    for rows in _batches(examples):
+        some = examples.rows(rows)
+        cell = (
+            torch.from_numpy(meter[rows]),
+            torch.from_numpy(weekend[steps[rows]].astype(np.int64)),
+            torch.from_numpy(slot[steps[rows]]),
+        )
+        drawn = table.sample(*cell, count=samples, generator=generator) if samples else None
+        tally.add(some, table.point(*cell), drawn)
+
+
+def metrics_of(sums: Mapping[str, float], names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Model -> metric -> value from the sums of `evaluate`; a metric that nothing was scored for is left out."""
+    wanted = list(names)
+    plain, distant = [n for n in wanted if n in METRICS], [n for n in wanted if n in DISTANCES]
+    out: dict[str, dict[str, float]] = {}
+    for model, one in scores(sums).items():
+        own = {key.partition("/")[2]: value for key, value in sums.items() if key.startswith(f"{model}/")}
+        out[model] = one.finalize(plain) | Distances.from_dict(own).finalize(distant)
+    return out
+
+
+def scores(sums: Mapping[str, float]) -> dict[str, Score]:
+    """The sums of `evaluate`, by model, without the sketches of distances."""
     names = {key.partition("/")[0] for key in sums}
     return {
         name: Score.from_dict({k.partition("/")[2]: v for k, v in sums.items() if k.startswith(f"{name}/")})

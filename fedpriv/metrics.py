@@ -4,6 +4,8 @@ Over target entries only, with `e` forecast minus truth and `u` the unit (the cl
 
     mse, mae       mean (e/u)^2, mean |e/u|;  rmse = sqrt(mse)
     nmae           sum |e| / sum |truth|, in original units
+    mape           mean |e| / max(|truth|, u / 10), in original units: the floor keeps hours without load from deciding
+    r2             1 - sum (e/u)^2 / sum (z - mean z)^2 with z = truth / u; below 0: worse than the mean of the targets
     crps           mean over entries of E|X - y| - E|X - X'| / 2, in units of u, over the samples X; the second
                    expectation is over *different* samples ("fair", unbiased in their number; Ferro 2014)
     energy-score   mean over windows of the same with the Euclidean norm over all targets of a window (also fair)
@@ -25,10 +27,11 @@ from torch import Tensor
 
 from fedpriv.errors import InputError
 
-POINT_METRICS = ("mse", "mae", "rmse", "nmae")
+POINT_METRICS = ("mse", "mae", "rmse", "nmae", "mape", "r2")
 SAMPLE_METRICS = ("crps", "coverage50", "coverage90", "energy-score", "pinball", "wql")
 METRICS = POINT_METRICS + SAMPLE_METRICS
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+MAPE_FLOOR = 0.1  # of the unit u
 _PREFIX = "sum."
 
 
@@ -42,6 +45,9 @@ class Score:
     absolute: float = 0.0  # |e/u|
     raw_absolute: float = 0.0  # |e|
     raw_truth: float = 0.0  # |truth|
+    relative: float = 0.0  # |e| / max(|truth|, floor)
+    truth: float = 0.0  # truth/u
+    truth_squared: float = 0.0
     sampled_entries: float = 0.0  # targets scored with samples
     sampled_windows: float = 0.0
     sampled_truth: float = 0.0  # |truth| at these
@@ -66,11 +72,16 @@ class Score:
         if unknown := [name for name in wanted if name not in METRICS]:
             raise InputError(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}. Nothing was computed.")
         mse = _ratio(self.squared, self.entries)
+        spread = self.truth_squared - self.truth * _ratio(self.truth, self.entries)
+        # A constant truth leaves rounding errors of the two sums, not a spread.
+        spread = spread if spread > 1e-12 * self.truth_squared else 0.0
         values = {
             "mse": mse,
             "mae": _ratio(self.absolute, self.entries),
             "rmse": math.sqrt(mse),
             "nmae": _ratio(self.raw_absolute, self.raw_truth),
+            "mape": _ratio(self.relative, self.entries),
+            "r2": 1.0 - _ratio(self.squared, spread),
             "crps": _ratio(self.crps, self.sampled_entries),
             "energy-score": _ratio(self.energy, self.sampled_windows),
             "coverage50": _ratio(self.covered50, self.sampled_entries),
@@ -143,6 +154,9 @@ def score(
         "absolute": (error / unit).abs().sum(),
         "raw_absolute": error.abs().sum(),
         "raw_truth": y.abs().sum(),
+        "relative": (error.abs() / torch.maximum(y.abs(), MAPE_FLOOR * unit)).sum(),
+        "truth": (y / unit).sum(),
+        "truth_squared": (y / unit).square().sum(),
     }
     if samples is not None:
         if samples.shape[0] < 2:

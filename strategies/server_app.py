@@ -341,8 +341,8 @@ class _Federation:
         exact = [
             _row(number, one.client, part, model, metric, value)
             for one in scores
-            for model, score in evaluation.scores(dict(one.sums)).items()
-            for metric, value in score.finalize(names).items()
+            for model, values in evaluation.metrics_of(one.sums, names).items()
+            for metric, value in values.items()
         ]
         noisy = [
             _row(number, one.client, part, evaluation.MODEL, f"noisy-{metric}", value)

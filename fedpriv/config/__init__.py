@@ -5,7 +5,14 @@ One schema serves three shapes: nested (TOML files), dotted (`--set privacy.epsi
 """
 
 from fedpriv.config.data import DataConfig, PartitionConfig, TaskConfig
-from fedpriv.config.federation import EvaluationConfig, FederationConfig, OptimizerConfig, RunConfig, StrategyConfig
+from fedpriv.config.federation import (
+    METRIC_NAMES,
+    EvaluationConfig,
+    FederationConfig,
+    OptimizerConfig,
+    RunConfig,
+    StrategyConfig,
+)
 from fedpriv.config.model import DiffusionConfig, ModelConfig
 from fedpriv.config.privacy import CONTROLLER_NAMES, GRADIENT_RULE_NAMES, PrivacyConfig, RuleChoice
 from fedpriv.config.scenario import Scenario, known_keys, parse_assignments
@@ -14,6 +21,7 @@ from fedpriv.config.values import Scalar
 __all__ = [
     "CONTROLLER_NAMES",
     "GRADIENT_RULE_NAMES",
+    "METRIC_NAMES",
     "DataConfig",
     "DiffusionConfig",
     "EvaluationConfig",

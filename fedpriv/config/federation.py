@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from fedpriv.config.values import MaybeFloat, Names, Options, Section
+
+METRIC_NAMES = (
+    *("mse", "mae", "rmse", "nmae", "mape", "r2"),
+    *("crps", "coverage50", "coverage90", "energy-score", "pinball", "wql"),
+    *("dist-kl", "dist-js", "dist-ws", "dist-ks", "mmd", "spectrum-distance"),
+)
+"""What `evaluation.metrics` may name: see `fedpriv.metrics` and, for the last six, `fedpriv.distances`."""
 
 
 class OptimizerConfig(Section):
@@ -47,10 +55,23 @@ class StrategyConfig(Section):
 class EvaluationConfig(Section):
     """Scores on held-out data, computed in simulation only."""
 
-    metrics: Names = ("mse", "mae", "rmse", "nmae", "crps", "coverage90")
+    metrics: Names = Field(
+        ("mse", "mae", "rmse", "nmae", "crps", "coverage90"),
+        description="also mape, r2, coverage50, energy-score, pinball, wql; distances of distributions, at a cost: "
+        "dist-kl, dist-js, dist-ws, dist-ks, mmd, spectrum-distance (see docs/scores.md)",
+    )
     every: int = Field(0, ge=0, description="rounds between evaluations; 0: about ten in a run")
     samples: int = Field(20, ge=2, le=10_000, description="forecasts drawn per window for crps and coverage")
     windows: int = Field(192, ge=1, description="held-out windows per client, evenly spread over the part")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if unknown := [name for name in self.metrics if name not in METRIC_NAMES]:
+            near = difflib.get_close_matches(unknown[0], METRIC_NAMES, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"metric {unknown[0]!r} is not known; the nearest is {near!r} (known: {', '.join(METRIC_NAMES)})"
+            )
+        return self
 
 
 class RunConfig(Section):

@@ -16,7 +16,7 @@ from fedpriv.messages.fields import SCHEMA, Basis, Body, WireError, head_hash, h
 
 EVALUATE: Final = "evaluate"
 _SUM_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,95}")
-_MAX_SUMS = 4096
+_MAX_SUMS = 32_768  # a score is about twenty sums; the sketches of distances are some hundreds for each model
 
 
 @dataclass(frozen=True, kw_only=True)

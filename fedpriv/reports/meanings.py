@@ -47,6 +47,12 @@ _ERRORS = (
         "last value repeats the newest reading. A model that cannot beat them is not worth its privacy cost.",
     ),
     (
+        "Climatology",
+        "The mean, and the spread, of the client's own training readings at the same time of day on working days or at "
+        "weekends. Its table is made of private readings without noise: it exists inside the simulation only, as a "
+        "yardstick, and no promise covers it.",
+    ),
+    (
         "Held-out part",
         "The calendar is cut into training, validation and test, in this order, with a gap of one window between them. "
         "Scores are computed in simulation only; a deployment would have to pay for publishing them.",

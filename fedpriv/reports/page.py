@@ -286,6 +286,14 @@ _TITLES = {
     "coverage50": "share of readings inside the 50 % band",
     "crps": "continuous ranked probability score of scaled values",
     "coverage90": "share of readings inside the 90 % band",
+    "mape": "mean of absolute error / reading",
+    "r2": "share of the variance of the targets that is explained; below 0: worse than their mean",
+    "dist-kl": "Kullback-Leibler divergence of all forecast values from all readings, nats",
+    "dist-js": "Jensen-Shannon divergence of all forecast values and all readings, 0 to 1",
+    "dist-ws": "1-Wasserstein distance of all forecast values and all readings, scaled",
+    "dist-ks": "Kolmogorov-Smirnov distance of all forecast values and all readings",
+    "mmd": "squared maximum mean discrepancy of whole windows; about 0 is right",
+    "spectrum-distance": "mean squared difference of the normalised power spectra",
 }
 
 

@@ -21,6 +21,7 @@ MODELS = {
     "local": "Trained alone",
     "seasonal-naive": "Seasonal naive",
     "last-value": "Last value",
+    "climatology": "Climatology",
     "ridge": "Ridge regression",
     "gaussian": "Gaussian",
 }
@@ -35,8 +36,16 @@ METRICS = {
     "wql": "WQL",
     "coverage50": "Coverage 50 %",
     "coverage90": "Coverage 90 %",
+    "mape": "MAPE",
+    "r2": "R²",
+    "dist-kl": "KL",
+    "dist-js": "JS",
+    "dist-ws": "Wasserstein",
+    "dist-ks": "KS",
+    "mmd": "MMD²",
+    "spectrum-distance": "Spectrum",
 }
-SHARES = frozenset({"nmae", "wql", "coverage50", "coverage90"})  # shown in per cent
+SHARES = frozenset({"nmae", "mape", "wql", "coverage50", "coverage90"})  # shown in per cent
 UNITS = ("reading", "day", "week", "month", "meter")
 
 # The only metrics that the page may show over rounds. A list of what is allowed, so that a clip fraction or a

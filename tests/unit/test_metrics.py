@@ -18,7 +18,18 @@ def _score(truth, point, samples=None, unit: float | torch.Tensor = 1.0, mask=No
 
 def test_point_metrics_by_hand():
     values = _score([10.0, -20.0, 5.0], [12.0, -20.0, 99.0], unit=2.0, mask=[True, True, False]).finalize()
-    assert values == pytest.approx({"mse": 0.5, "mae": 0.5, "rmse": 0.5**0.5, "nmae": 2 / 30})
+    assert values == pytest.approx(
+        {"mse": 0.5, "mae": 0.5, "rmse": 0.5**0.5, "nmae": 2 / 30, "mape": 0.1, "r2": 1 - 4 / 450}
+    )
+
+
+def test_the_percentage_error_of_a_tiny_reading_is_floored():
+    assert _score([0.0], [1.0], unit=5.0).finalize(["mape"]) == {"mape": 2.0}  # 1 / (0.1 x 5)
+
+
+def test_r2_is_zero_for_the_mean_and_absent_for_a_constant():
+    assert _score([1.0, 3.0], [2.0, 2.0]).finalize(["r2"]) == {"r2": 0.0}
+    assert _score([0.1, 0.1, 0.1], [0.2, 0.1, 0.1]).finalize(["r2"]) == {}
 
 
 def test_crps_of_two_samples_by_hand():
@@ -59,7 +70,7 @@ def test_hidden_entries_may_be_anything():
         (lambda: _score([1.0], [1.0], [[1.0], [float("inf")]]), "sample is not finite"),
         (lambda: _score([1.0], [1.0], [[1.0]]), "at least 2"),
         (lambda: _score([1.0], [1.0], unit=0.0), "not positive"),
-        (lambda: Score().finalize(["mape"]), "unknown metric 'mape'"),
+        (lambda: Score().finalize(["smape"]), "unknown metric 'smape'"),
         (lambda: Score.from_dict({"sum.entries": 1.0}), "lacks a finite"),
         (lambda: Score.from_dict({**Score().to_dict(), "sum.crps": float("nan")}), "lacks a finite sum.crps"),
     ],
