@@ -67,6 +67,7 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
     from fedpriv.data.windows import day_steps
     from fedpriv.errors import InputError
     from fedpriv.privacy.plan import Situation
+    from fedpriv.privacy.recipe import make_rules
     from fedpriv.privacy.samplers import RandomPhaseTiling
     from fedpriv.releases import side_parts
 
@@ -94,6 +95,8 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
         "noise_multiplier": privacy.noise_multiplier,
         "hardened": privacy.noise == "discrete-gaussian",
         "side": tuple(side_parts(scenario)),
+        "rules": make_rules(privacy, steps_total=scenario.steps_total),
+        "accountant": privacy.accountant,
     }
     return [
         (tuple(names), Situation(num_meters=count, calendar_steps=length, **shared))

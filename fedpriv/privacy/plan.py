@@ -14,15 +14,26 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from dp_accounting import DpEvent, dp_event
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.accounting import accountant_name, calibrate, epsilon_of, ladders
+from fedpriv.privacy.accounting import (
+    accountant_name,
+    calibrate,
+    epsilon_of,
+    filter_epsilon,
+    ladder_of,
+    ladder_units,
+)
 from fedpriv.privacy.hardened import discrete_event
+from fedpriv.privacy.recipe import Rules
 from fedpriv.privacy.samplers import RandomPhaseTiling, Sampler
+from fedpriv.privacy.schedules import DynamicController
 from fedpriv.privacy.units import Relation, Unit
+
+_STAGES = 4  # of a schedule, in the changes that are looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +51,9 @@ class Situation:
         noise_multiplier: sigma; None: the least that keeps the budget.
         hardened: discrete noise, accounted as zCDP without amplification.
         side: (event, times) of side releases, which come out of the same budget.
+        rules: of the steps; a controller may put the noise on a schedule, or take a share of it for its statistic.
+            None: one sigma for all steps, all of it on the gradient.
+        accountant: `pld`, or `rdp` for a Renyi filter.
     """
 
     sampler: Sampler
@@ -55,6 +69,28 @@ class Situation:
     noise_multiplier: float | None = None
     hardened: bool = False
     side: tuple[tuple[DpEvent, int], ...] = ()
+    rules: Rules | None = None
+    accountant: Literal["pld", "rdp"] = "pld"
+
+    def stages(self, sigma: float) -> list[tuple[float, int]]:
+        """(total noise multiplier, steps) over the run, `sigma` being that of its start."""
+        if self.rules is None:
+            return [(sigma, self.steps)]
+        return replace(self.rules.controller, steps_total=self.steps).noise(sigma)
+
+    def events(self, sigma: float, unit: Unit, calendar_steps: int | None) -> list[tuple[DpEvent, int]]:
+        """(event, count) of all steps and side releases."""
+        steps = [
+            (self.sampler.amplify(_inner(self.hardened, s), unit, self.relation, calendar_steps=calendar_steps), n)
+            for s, n in self.stages(sigma)
+        ]
+        return [*steps, *self.side]
+
+    def epsilon_of(self, parts: list[tuple[DpEvent, int]]) -> float:
+        """What they cost, by the accountant of the run."""
+        if self.accountant == "rdp":
+            return filter_epsilon(parts, self.delta, self.relation)[0]
+        return epsilon_of(parts, self.delta, self.relation)
 
 
 @dataclass(frozen=True)
@@ -63,10 +99,10 @@ class Outlook:
 
     Attributes:
         change: what differs from the plan, in words; "as planned" for the plan itself.
-        noise_multiplier: sigma.
+        noise_multiplier: sigma, the total one at the start of the run.
         epsilon: of the unit, at delta.
         expected_batch_size: windows per step, B.
-        noise_to_signal: sigma sqrt(P) / B, one step.
+        noise_to_signal: sigma sqrt(P) / B, one step; on a schedule, its root mean square.
         noise_to_signal_all: the same after all steps, / sqrt(T).
         gain: noise_to_signal_all of the plan over this one; above 1 is better.
     """
@@ -113,21 +149,32 @@ def plan(situation: Situation) -> Plan:
         if getattr(situation, name) < 1:
             raise InputError(f"{name}={getattr(situation, name)} is below 1; nothing was planned.")
     now = _outlook("as planned", situation, None)
-    helps = tuple(_outlook(text, changed, now) for text, changed in _changes(situation))
-    rungs = ladders(
-        sampler=situation.sampler,
-        noise_multiplier=_inner(situation.hardened, now.noise_multiplier),
-        steps=situation.steps,
-        delta=situation.delta,
-        steps_per_day=situation.steps_per_day,
-        calendar_steps=situation.calendar_steps,
-    )
+    helps = tuple(found for text, changed in _changes(situation) if (found := _if_possible(text, changed, now)))
+    noises = [(_inner(situation.hardened, sigma), n) for sigma, n in situation.stages(now.noise_multiplier)]
+    rungs = {
+        relation.value: ladder_of(
+            [(situation.sampler, noise, count) for noise, count in noises],
+            ladder_units(situation.steps_per_day),
+            delta=situation.delta,
+            relation=relation,
+            calendar_steps=situation.calendar_steps,
+        )
+        for relation in (Relation.ZERO_OUT, Relation.REPLACE_ONE)
+    }
     return Plan(now, rungs, helps, accountant_name())
+
+
+def _if_possible(change: str, situation: Situation, reference: Outlook) -> Outlook | None:
+    """None where no noise keeps the budget, or a statistic of stated noise would take all of it."""
+    try:
+        return _outlook(change, situation, reference)
+    except InputError:
+        return None
 
 
 def _changes(s: Situation) -> list[tuple[str, Situation]]:
     """Each keeps the budget and changes one thing; a stated sigma is calibrated anew, or nothing would change."""
-    free = replace(s, noise_multiplier=None)
+    free = replace(s, noise_multiplier=None, rules=_coarse(s.rules))
     changes = [
         ("twice the meters", replace(free, num_meters=2 * s.num_meters)),
         ("twice the calendar", replace(free, calendar_steps=2 * s.calendar_steps)),
@@ -145,30 +192,30 @@ def _changes(s: Situation) -> list[tuple[str, Situation]]:
     return changes
 
 
+def _coarse(rules: Rules | None) -> Rules | None:
+    """A schedule in few stages: each composes an event of its own, and the gains hardly change."""
+    if rules is None or not isinstance(rules.controller, DynamicController):
+        return rules
+    return replace(rules, controller=replace(rules.controller, stages=min(rules.controller.stages, _STAGES)))
+
+
 def _outlook(change: str, s: Situation, reference: Outlook | None) -> Outlook:
+    unit = Unit.parse(s.unit, steps_per_day=s.steps_per_day)
+    # Only the unit meter depends on the calendar; leaving it out elsewhere lets clients share the result.
+    length = s.calendar_steps if unit.kind == "meter" else None
     sigma = s.noise_multiplier
     if sigma is None:
-        sigma = _least_noise(
-            s.sampler,
-            s.unit,
-            s.relation,
-            s.steps_per_day,
-            s.calendar_steps,
-            s.steps,
-            s.epsilon,
-            s.delta,
-            s.hardened,
-            s.side,
-        )
-    unit = Unit.parse(s.unit, steps_per_day=s.steps_per_day)
-    event = s.sampler.amplify(_inner(s.hardened, sigma), unit, s.relation, calendar_steps=s.calendar_steps)
+        alike = replace(s, num_meters=1, num_parameters=1, calendar_steps=length or 1)
+        sigma = _least_noise(alike, unit, length)
     batch = s.sampler.expected_batch_size(num_meters=s.num_meters, start=0, stop=s.calendar_steps)
-    ratio = sigma * math.sqrt(s.num_parameters) / batch
+    on_gradient = [(_left(s, each), count) for each, count in s.stages(sigma)]
+    mean = math.sqrt(sum(count * each**2 for each, count in on_gradient) / s.steps)
+    ratio = mean * math.sqrt(s.num_parameters) / batch
     overall = ratio / math.sqrt(s.steps)
     return Outlook(
         change=change,
         noise_multiplier=sigma,
-        epsilon=epsilon_of([(event, s.steps), *s.side], s.delta, s.relation),
+        epsilon=s.epsilon_of(s.events(sigma, unit, s.calendar_steps)),
         expected_batch_size=batch,
         noise_to_signal=ratio,
         noise_to_signal_all=overall,
@@ -176,29 +223,25 @@ def _outlook(change: str, s: Situation, reference: Outlook | None) -> Outlook:
     )
 
 
+def _left(s: Situation, sigma: float) -> float:
+    """What of the total noise multiplier is on the gradient."""
+    return sigma if s.rules is None else s.rules.sigma_gradient(sigma)
+
+
 @lru_cache(maxsize=256)
-def _least_noise(
-    sampler: Sampler,
-    unit_name: str,
-    relation: str,
-    steps_per_day: int,
-    calendar_steps: int,
-    steps: int,
-    target: float,
-    delta: float,
-    hardened: bool,
-    side: tuple[tuple[DpEvent, int], ...],
-) -> float:
-    unit = Unit.parse(unit_name, steps_per_day=steps_per_day)
-    # Only the unit meter depends on the calendar; leaving it out elsewhere lets clients share the result.
-    length = calendar_steps if unit.kind == "meter" else None
-    beside = [dp_event.SelfComposedDpEvent(event, times) for event, times in side]
-
+def _least_noise(s: Situation, unit: Unit, length: int | None) -> float:
     def whole(sigma: float) -> DpEvent:
-        step = sampler.amplify(_inner(hardened, sigma), unit, relation, calendar_steps=length)
-        return dp_event.ComposedDpEvent([dp_event.SelfComposedDpEvent(step, steps), *beside])
+        parts = s.events(sigma, unit, length)
+        return dp_event.ComposedDpEvent([dp_event.SelfComposedDpEvent(event, times) for event, times in parts])
 
-    return calibrate(whole, count=1, epsilon=target, delta=delta, relation=Relation.parse(relation))
+    return calibrate(
+        whole,
+        count=1,
+        epsilon=s.epsilon,
+        delta=s.delta,
+        relation=Relation.parse(s.relation),
+        accountant=s.accountant,
+    )
 
 
 def _inner(hardened: bool, sigma: float) -> DpEvent:

@@ -7,7 +7,8 @@ from dp_accounting import dp_event
 from fedpriv.errors import InputError, LedgerError
 from fedpriv.privacy import ledger_view
 from fedpriv.privacy.accounting import epsilon_of
-from fedpriv.privacy.audit.ledgers import RecordedLaw, audit_ledger, mechanism_of, recorded_steps
+from fedpriv.privacy.audit.ledgers import audit_ledger
+from fedpriv.privacy.audit.recorded import RecordedLaw, recorded, recorded_steps
 from fedpriv.privacy.audit.tables import step_law
 from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.events import decode_event, encode_event
@@ -153,6 +154,12 @@ def test_steps_are_counted_from_rows():
         {"kind": "reserve", "run_id": "b", "tokens": 1},
     ]
     assert recorded_steps(rows) == {"a": 7, "b": 1}
+
+
+def mechanism_of(made):
+    (part,) = recorded(made, [], whole=True)
+    assert part.steps == made.steps_total
+    return part.mechanism()
 
 
 def test_mechanisms_of_contracts():

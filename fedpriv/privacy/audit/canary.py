@@ -24,16 +24,19 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from dp_accounting import dp_event
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 from torch import Tensor, nn
 
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.audit.tables import step_law
+from fedpriv.privacy.audit.tables import StepLaw, step_law
 from fedpriv.privacy.clippers import Clipper
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import GradientEngine, LossFn
+from fedpriv.privacy.engines.functional import FunctionalEngine
+from fedpriv.privacy.hardened import GridEngine, HardenedMechanism
 from fedpriv.privacy.mechanism import Mechanism
 from fedpriv.privacy.samplers import Sampler, Tiles
 from fedpriv.privacy.units import Relation, Unit
@@ -183,15 +186,19 @@ def run_canaries(
         worker = make_engine(engine, model, canary_loss, microbatch=MICROBATCH)
     else:
         worker = engine(model, canary_loss)
+    grid: GradientEngine | None = None
+    if any(isinstance(mechanism, HardenedMechanism) for mechanism, _ in parts):
+        grid = GridEngine(FunctionalEngine(model, canary_loss))
     inserted = np.asarray(streams("insert").random(canaries)) < 0.5
     sampling, noise = streams("sampling"), streams("noise")
     scores, totals, squares = (np.zeros(canaries) for _ in range(3))
     expected, expected_square, done, everything = 0.0, 0.0, 0, sum(steps for _, steps in parts)
     for mechanism, steps in parts:
-        law = step_law(mechanism.step_event())
+        law = attackers_law(mechanism)
         expected += law.mean * steps
         expected_square += law.square * steps / law.sigma**2
-        for released in releases(mechanism, worker, inserted, relation, steps, sampling=sampling, noise=noise):
+        own = grid if grid is not None and isinstance(mechanism, HardenedMechanism) else worker
+        for released in releases(mechanism, own, inserted, relation, steps, sampling=sampling, noise=noise):
             y = model.project(released)
             scores += law.log_ratio(y, relation)
             totals += y
@@ -202,6 +209,16 @@ def run_canaries(
     strata = np.array(model.strata())
     seconds = time.perf_counter() - started
     return CanaryScores(inserted, scores, totals, squares, expected, expected_square, done, strata, seconds)
+
+
+def attackers_law(mechanism: Mechanism) -> StepLaw:
+    """One step as an attacker models it: what the sampler draws, and Gaussian noise of the stated size.
+
+    Discrete noise on a grid of 2^20 cells per bound is Gaussian to any attacker of this kind, and is not amplified in
+    its claim; so the law is made from the sampler, not from the event that is charged.
+    """
+    gaussian = dp_event.GaussianDpEvent(mechanism.noise_multiplier)
+    return step_law(mechanism.sampler.amplify(gaussian, mechanism.unit, mechanism.relation))
 
 
 def releases(

@@ -116,6 +116,9 @@ def _guessed(scores: CanaryScores, guesses: tuple[int, int]) -> tuple[int, int]:
 def judge(claim: Claim, scores: CanaryScores, *, epsilon: float, name: str, failing: float = FAILING) -> SuiteResult:
     """The verdict on the claim of `epsilon`, which may differ from what the accountant says of the events.
 
+    Filters and zCDP report more than their events cost exactly; no attacker reaches that, so "weak" is measured
+    against the smaller of the two.
+
     The failing gate shares its significance out to all tests it makes: five bounds on all canaries, and T2 on each
     stratum, because a fault in one layer of four drowns in the pool.
     """
@@ -130,19 +133,21 @@ def judge(claim: Claim, scores: CanaryScores, *, epsilon: float, name: str, fail
             found = parameters(claim, scores.stratum(stratum), share)
             strict[f"t2 of {stratum}"] = bounds.t2_bound(claim, found, lowest=plan.lowest)
     worst = max(strict, key=lambda k: strict[k])
-    strong = plan.expected_t3 >= ENOUGH * epsilon
+    reachable = min(epsilon, claim.epsilon())
+    strong = plan.expected_t3 >= ENOUGH * reachable
     judged, value = ("T3", shown.t3) if strong else ("T2", shown.t2)
-    status = "fail" if strict[worst] > epsilon else "weak" if value < WEAK * epsilon else "ok"
+    status = "fail" if strict[worst] > epsilon else "weak" if value < WEAK * reachable else "ok"
     seen: Rates = bounds.rates(scores.scores, scores.inserted, plan.t3_threshold)
     estimate = parameters(claim, scores, 0.5)
     detail = {
         "fail": f"at least epsilon {strict[worst]:.3g} by {worst} with 99.9 % confidence, {epsilon:.4g} claimed",
-        "weak": f"{judged} shows only {value:.3g} of {epsilon:.4g} claimed (95 %); {_why_weak(plan, epsilon, strong)}",
+        "weak": f"{judged} shows only {value:.3g} of {epsilon:.4g} claimed (95 %); {_why_weak(plan, strong)}",
         "ok": f"{judged} shows {value:.3g} of {epsilon:.4g} claimed (95 %), nothing above it (99.9 %)",
     }[status]
     numbers: dict[str, float | str] = {
         "status": status,
         "epsilon": epsilon,
+        "epsilon_of_events": claim.epsilon(),
         **shown.numbers(),
         "t3_expected": plan.expected_t3,
         "worst_999": strict[worst],
@@ -159,7 +164,7 @@ def judge(claim: Claim, scores: CanaryScores, *, epsilon: float, name: str, fail
     return SuiteResult(name, status == "ok", detail, numbers)
 
 
-def _why_weak(plan: Plan, epsilon: float, strong: bool) -> str:
+def _why_weak(plan: Plan, strong: bool) -> str:
     if strong:
         return f"{plan.expected_t3:.3g} was to be expected, so something hides the canaries"
     return f"T3 could show {plan.expected_t3:.3g} at best, so take more canaries (10000 or more for epsilon <= 1)"

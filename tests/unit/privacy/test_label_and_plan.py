@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dp_accounting import dp_event
 
-from fedpriv.config import Scenario
+from fedpriv.config import PrivacyConfig, Scenario
 from fedpriv.errors import CheckFailed, InputError
-from fedpriv.privacy.accounting import epsilon
+from fedpriv.privacy.accounting import calibrate, epsilon, epsilon_of
 from fedpriv.privacy.contract import Contract
 from fedpriv.privacy.events import encode_event
 from fedpriv.privacy.label import build_label, sign_label, verify_label
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.mechanism import Mechanism
 from fedpriv.privacy.plan import Situation, plan
+from fedpriv.privacy.recipe import event_of, make_rules
 from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import READING
 
@@ -122,9 +125,48 @@ def test_plan_by_hand():
 
 
 def test_plan_of_a_stated_sigma_and_refusals():
-    from dataclasses import replace
-
     assert plan(replace(SITUATION, noise_multiplier=2.0, steps=20)).now.noise_multiplier == 2.0
     for bad in ({"steps": 0}, {"num_meters": 0}, {"calendar_steps": 100}, {"epsilon": 0.0}, {"unit": "hour"}):
         with pytest.raises(InputError):
             plan(replace(SITUATION, **bad))
+
+
+def rules(steps=300, **privacy):
+    return make_rules(PrivacyConfig.model_validate(privacy), steps_total=steps)
+
+
+def test_plan_of_a_schedule_composes_its_stages():
+    """What training calibrates and what the plan says are one number; halving the steps shortens the schedule."""
+    options = {"sigma_final": 0.5, "stages": 5}
+    chosen = rules(controller="dynamic", controller_options=options)
+    made = plan(replace(SITUATION, rules=chosen))
+    mechanism = Mechanism(
+        sampler=SAMPLER, clipper=chosen.clipper, noise_multiplier=1.0, unit=READING, relation="zero-out"
+    )
+    sigma = calibrate(
+        lambda s: event_of(replace(mechanism, noise_multiplier=s), chosen),
+        count=1, epsilon=8.0, delta=1e-5, relation="zero-out",
+    )  # fmt: skip
+    assert made.now.noise_multiplier == sigma
+    event = event_of(replace(mechanism, noise_multiplier=sigma), chosen)
+    spent = epsilon_of([(event, 300)], 1e-5, "zero-out")
+    assert made.now.epsilon == spent == made.ladders["zero-out"]["reading"] <= 8.0
+    mean = math.sqrt(sum(n * s**2 for s, n in chosen.controller.noise(sigma)) / 300)
+    assert made.now.noise_to_signal == pytest.approx(mean * math.sqrt(4032) / made.now.expected_batch_size)
+    flat = plan(SITUATION).now
+    assert made.now.noise_multiplier > flat.noise_multiplier > sigma * 0.5
+    half = next(h for h in made.helps if h.change == "half the steps")
+    assert half.epsilon <= 8.0 and half.noise_multiplier < sigma
+
+
+def test_plan_counts_what_a_statistic_takes_and_what_a_filter_costs():
+    flat, quantile = plan(SITUATION).now, plan(replace(SITUATION, rules=rules(clipper="quantile"))).now
+    assert quantile.noise_multiplier == flat.noise_multiplier
+    assert quantile.noise_to_signal == pytest.approx(flat.noise_to_signal * (1 - 1 / 36) ** -0.5)
+    filtered = plan(replace(SITUATION, accountant="rdp")).now
+    assert filtered.noise_multiplier == pytest.approx(5.246, rel=1e-3) and filtered.epsilon <= 8.0
+    narrow = rules(clipper="quantile", clipper_options={"sigma_b": 2.6})  # leaves nothing from sigma = 5.2 on
+    made = plan(replace(SITUATION, rules=narrow))
+    assert "twice the sampling rate" not in {h.change for h in made.helps} and "half the steps" in {
+        h.change for h in made.helps
+    }
