@@ -150,6 +150,7 @@ def simulate(
     out: Path | str | None = None,
     resume: bool = False,
     progress: Listener | None = None,
+    page: bool = True,
 ) -> Run:
     """Runs one federation and writes its folder.
 
@@ -160,6 +161,7 @@ def simulate(
         out: the run folder; None: `run.out`, or runs/NAME-DIGEST.
         resume: go on with an interrupted run in the folder.
         progress: called after every round and evaluation.
+        page: also report.html and its pictures, which take seconds; `fedpriv report` makes them later.
 
     Raises:
         InputError: bad input or configuration; nothing was started.
@@ -168,17 +170,20 @@ def simulate(
     """
     prepared = prepare(load(scenario), overrides, engine=engine, out=out)
     folder = RunFolder.create(Path(prepared.run.out), prepared, resume=resume)
-    if folder.finished:
+    if folder.finished and folder.status.get("written_up", True):
         return Run(folder)
     with folder.lock(), _simulation():
         try:
-            _run(prepared, folder, progress)
+            if not folder.finished:
+                folder.update_status(written_up=False)  # a kill between the last round and the label is noticed
+                _run(prepared, folder, progress)
         except (BudgetExceeded, LedgerError):
             if (folder.path / "model.safetensors").exists():  # some rounds went well: they are a result
-                _write_up(prepared, RunFolder.open(folder.path))
+                _write_up(prepared, RunFolder.open(folder.path), page=page)
             raise
         finished = RunFolder.open(folder.path)
-        _write_up(prepared, finished)
+        _write_up(prepared, finished, page=page)
+        finished.update_status(written_up=True)
     return Run(finished)
 
 
@@ -271,7 +276,7 @@ def _simulation() -> Iterator[None]:
 # ---- after the run -------------------------------------------------------------------------------------
 
 
-def _write_up(scenario: Scenario, folder: RunFolder) -> None:
+def _write_up(scenario: Scenario, folder: RunFolder, *, page: bool) -> None:
     """Label, model card, example forecasts and page, from what the run left behind."""
     if scenario.privacy.enabled and scenario.steps_total:
         label = _label(scenario, folder)
@@ -279,6 +284,8 @@ def _write_up(scenario: Scenario, folder: RunFolder) -> None:
         write_label_page(folder.path / "label.html", label, name=scenario.run.name)
     write_card(folder, _facts(scenario))
     folder.write_examples(_examples(scenario, folder))
+    if not page:
+        return
     from fedpriv.reports.page import write_report
 
     write_report(folder.path)

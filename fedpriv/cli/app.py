@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli import audit, data, doctor, ledger, plan, runs, use
+from fedpriv.cli import audit, compare, data, doctor, ledger, plan, runs, use
 
 app = typer.Typer(
     name="fedpriv",
@@ -39,6 +39,7 @@ def _root(
 
 
 app.command("simulate", help=runs.SIMULATE)(runs.simulate)
+app.command("compare", help=compare.HELP)(compare.compare)
 app.command("report", help=runs.REPORT)(runs.report)
 app.command("scenarios", help=runs.SCENARIOS)(runs.scenarios)
 app.command("forecast", help=use.FORECAST)(use.forecast)

@@ -59,7 +59,7 @@ def _failed(code: int, kind: str, message: str, *, shown: bool = False) -> int:
 
 def _interrupted(words: Sequence[str]) -> int:
     message = "interrupted."
-    if words and words[0] == "simulate":
+    if words and words[0] in ("simulate", "compare"):
         again = [word for word in words if word != "--resume"] + ["--resume"]
         message += f" What was trained and spent so far is kept; go on with: fedpriv {shlex.join(again)}"
     return _failed(_INTERRUPTED, "Interrupted", message)

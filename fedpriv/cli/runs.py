@@ -26,7 +26,7 @@ Go on after an interruption, with the same ledgers:
 Your own scenario file, on worker processes, for a script:
   fedpriv simulate mine.toml --engine ray --json
 """
-REPORT = """Write the page and figures of a run again.
+REPORT = """Write the page and figures of a run or a sweep again.
 
 Works for interrupted runs too; nothing is trained and no ledger is touched.
 
@@ -104,10 +104,15 @@ def simulate(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder or a sweep folder.")],
     as_json: Json = False,
 ) -> None:
-    """Writes report.html and figures/ of a run folder."""
+    """Writes report.html and figures/ of a run folder or a sweep folder."""
+    from simulations.sweep.store import is_sweep
+
+    if is_sweep(folder):
+        _report_sweep(folder, as_json)
+        return
     from fedpriv.reports.page import write_report
     from fedpriv.reports.tables import run_summary
 
@@ -117,6 +122,19 @@ def report(
         state.emit(summary)
         return
     state.say(f"{summary['answer']}\n\nReport: {page}")
+
+
+def _report_sweep(folder: Path, as_json: bool) -> None:
+    from fedpriv.errors import InputError
+    from simulations.sweep.run import write_page
+
+    page = write_page(folder)
+    if page is None:
+        raise InputError("this installation cannot write the page of a sweep; its table is results.parquet.")
+    if as_json:
+        state.emit({"folder": str(folder), "report": str(page)})
+        return
+    state.say(f"Report: {page}")
 
 
 def scenarios(

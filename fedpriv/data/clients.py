@@ -211,6 +211,14 @@ def _source_stamps(data: DataConfig, partition: PartitionConfig, name: str) -> t
     return _stamps(list(paths))
 
 
+def files(scenario: Scenario) -> list[Path]:
+    """The files that a scenario's readings come from, sorted; none for generated data."""
+    source, people = SOURCES[scenario.data.source], roster(scenario)
+    natural = scenario.partition.kind == "natural" and not scenario.partition.by
+    series = people.names if natural else _available(scenario.data, scenario.partition)
+    return sorted({path for one in series for path in source.files(scenario.data, one) if path.exists()})
+
+
 @lru_cache(maxsize=_SERIES_KEPT)
 def _series(data: DataConfig, name: str, stamps: tuple[Stamp, ...]) -> Series:
     """One series on the scenario's frequency, with its channels; shared by the clients that hold parts of it."""

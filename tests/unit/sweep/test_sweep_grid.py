@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+
+from fedpriv.errors import InputError
+from simulations.sweep.grid import FACTOR, combinations, distinct, plan
+from simulations.sweep.spec import Spec
+
+BASE = {
+    "data": {"days": 120},
+    "partition": {"clients": 2},
+    "federation": {"rounds": 4},
+    "model": {"depth": 0},
+    "evaluation": {"windows": 4},
+}
+
+
+def make(**parts):
+    return Spec.make({"sweep": {"name": "x", **parts.pop("sweep", {})}, "base": BASE, **parts})
+
+
+def test_every_arm_with_every_point_and_seed_paired():
+    spec = make(
+        sweep={"seeds": [5, 6]}, grid={"privacy.clipper": ["flat", "psac"]}, arms=[{"name": "a"}, {"name": "b"}]
+    )
+    points = plan(spec)
+    assert [(p.arm, p.axes["privacy.clipper"], p.seed) for p in points] == [
+        (arm, rule, seed) for arm in "ab" for rule in ("flat", "psac") for seed in (5, 6)
+    ]
+    assert {p.scenario.run.seed for p in points} == {5, 6}
+    assert points[0].digest == points[4].digest  # arms that change nothing are the same run
+    assert len(distinct(points)) == 4
+    assert [p.seed for p in distinct(points)] == [5, 5, 6, 6]
+
+
+def test_without_privacy_what_only_privacy_reads_makes_no_other_run():
+    spec = make(
+        grid={
+            "privacy.epsilon": [1, 2],
+            "privacy.clipper": ["flat", "psac"],
+            "privacy.unit": ["reading", "day"],
+        },
+        set={"privacy.enabled": False},
+    )
+    assert len(plan(spec)) == 8
+    assert len(distinct(plan(spec))) == 1
+
+
+def test_with_privacy_each_is_its_own():
+    spec = make(grid={"privacy.epsilon": [1, 2], "privacy.clipper": ["flat", "psac"]})
+    points = plan(spec)
+    assert len(distinct(points)) == 4
+    assert all(p.scenario.privacy.noise_multiplier for p in points)
+    assert all(p.scenario.optimizer.learning_rate for p in points)
+
+
+def test_each_client_alone_has_its_own_data_and_no_others():
+    points = plan(make(arms=[{"name": "together"}, {"name": "alone", "each_client": True}]))
+    assert [p.client for p in points] == ["", "utility-000", "utility-001"]
+    for point in points[1:]:
+        assert point.scenario.data.clients == (point.client,)
+        assert point.scenario.partition.clients == 1
+    with pytest.raises(InputError, match="each_client"):
+        plan(make(arms=[{"name": "alone", "each_client": True}], set={"partition.kind": "iid"}))
+
+
+def test_a_sample_is_drawn_by_its_seed_and_keeps_the_order():
+    grid = {"privacy.clipper": ["flat", "psac", "auto-s"], "privacy.bound": [1.0, 2.0, 3.0]}
+    every = combinations(make(grid=grid))
+    one = combinations(make(grid=grid, sweep={"sample": 4, "sample_seed": 1}))
+    again = combinations(make(grid=grid, sweep={"sample": 4, "sample_seed": 1}))
+    other = combinations(make(grid=grid, sweep={"sample": 4, "sample_seed": 3}))
+    assert len(every) == 9 and len(one) == 4
+    assert one == again != other
+    places = [every.index(point) for point in one]
+    assert places == sorted(places)
+
+
+def test_all_combinations_are_checked_before_any_is_run():
+    spec = make(grid={"privacy.clipper": ["flat", "flut", "psac"], "privacy.bound": [1.0, 2.0]})
+    with pytest.raises(InputError, match=r"2 of 6 combinations .*privacy.clipper=flut.*flat"):
+        plan(spec)
+    with pytest.raises(InputError, match="psasc"):
+        plan(
+            make(grid={"rule": [{"label": "a", "set": {"privacy.clipper": "psasc", "privacy.clipper_options.s": -1}}]})
+        )
+    with pytest.raises(InputError, match="nobody"):
+        plan(make(set={"data.clients": ["nobody"]}))
+    with pytest.raises(InputError, match="momentun"):
+        plan(make(set={"strategy.options": {"momentun": 0.5}}))
+
+
+def test_tuned_settings_are_part_of_the_run():
+    plain = plan(make(grid={"privacy.clipper": ["flat", "psac"]}))
+    tuned = plan(
+        make(grid={"privacy.clipper": ["flat", "psac"]}),
+        tuned=lambda point: (
+            {FACTOR: 0.5} if point.axes["privacy.clipper"] == "flat" else {"privacy.clipper_options.r": 0.2}
+        ),
+    )
+    before, after = plain[0].scenario.optimizer.learning_rate, tuned[0].scenario.optimizer.learning_rate
+    assert before and after == pytest.approx(before / 2, rel=1e-5)
+    assert tuned[0].tuned == {FACTOR: 0.5}
+    assert tuned[1].scenario.privacy.clipper_options == {"r": 0.2}
+    assert {p.digest for p in plain}.isdisjoint(p.digest for p in tuned)
