@@ -73,11 +73,11 @@ class Trained:
                 f"{path} holds no model.safetensors: the run has not finished. Go on with it by `fedpriv simulate "
                 f"{path / 'scenario.toml'} --out {path} --resume`. Nothing was computed."
             )
-        # The start values are replaced below; a warm start's file need not be on this machine.
+        # The start values are replaced below: a warm start's file need not be on this machine, adapters are merged.
         scenario = Scenario.from_toml(path / "scenario.toml")
         facts = _facts(path / "model.json") or _facts_of_the_data(scenario)
         model = build_denoiser(
-            scenario.override({"model.warm_start": ""}),
+            scenario.override({"model.warm_start": "", "model.trainable": "all"}),
             channels=len(facts["channels"]),
             calendar_features=CALENDAR_FEATURES,
             generator=torch.Generator(),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedpriv import evaluation
 from fedpriv.config import OptimizerConfig, Scenario
 from fedpriv.data.clients import ClientData, load_client, roster
-from fedpriv.data.tasks import make_examples, task_masks
+from fedpriv.data.tasks import drop_context, make_examples, task_masks
 from fedpriv.data.windows import CALENDAR_FEATURES, cut, day_steps
 from fedpriv.diffusion.loss import draw, make_loss
 from fedpriv.errors import InputError
@@ -354,7 +354,8 @@ class LocalWorker:
                 grad, state = self._in_units(done.grad, done.bound), done.state
             else:
                 grad = self._plain_gradient(examples, draws)
-            vector = optimizer.step(vector, grad)
+            stepped = optimizer.step(vector, grad)
+            vector = vector.lerp(stepped, self._warmth(step))  # every step is linear in its learning rate
         return Trained(vector.cpu().numpy(), None if state is None else state.cpu().numpy())
 
     def evaluate(
@@ -391,7 +392,8 @@ class LocalWorker:
         windows = cut(data, meter, start, self.scenario.task.window)
         target = task_masks(self.scenario.task, windows.observed, rng)
         period = self.scenario.task.period or day_steps(data.step)
-        return make_examples(windows, target, period=period, scaling=self.scenario.data).to(self.device)
+        made = make_examples(windows, target, period=period, scaling=self.scenario.data)
+        return drop_context(made, self.scenario.diffusion.condition_dropout, rng).to(self.device)
 
     def _plain_gradient(self, examples: Examples, draws: Draws) -> torch.Tensor:
         """The batch gradient without privacy, clipped as a whole to the bound: ordinary gradient clipping."""
@@ -410,6 +412,11 @@ class LocalWorker:
         if not self.scenario.privacy.normalize_by_bound or bound == unit:
             return grad
         return grad * (unit / bound)
+
+    def _warmth(self, step: int) -> float:
+        """Share of the learning rate in force at this step of the run, 0 the first; public."""
+        warmup = self.scenario.optimizer.warmup
+        return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
     def _optimizer_config(self, round: int) -> OptimizerConfig:
         """The optimiser of this round, with the learning rate that the public schedule has left."""

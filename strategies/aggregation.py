@@ -66,6 +66,17 @@ def mean_delta(model: Flat, updates: Sequence[Flat], weights: Sequence[float] | 
     return total
 
 
+def moving_average(average: NDArray[np.float64] | None, model: Flat, decay: float, counted: int) -> NDArray[np.float64]:
+    """[P] float64: decay * average + (1 - decay) * model, after `counted` earlier models; None: the first one.
+
+    The decay is at most (1 + n) / (10 + n) for the n-th model, so that early models are forgotten soon.
+    """
+    if average is None:
+        return model.astype(np.float64)
+    decay = min(decay, (1 + counted) / (10 + counted))
+    return decay * average + (1.0 - decay) * model
+
+
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:
     """model + server_learning_rate * delta. McMahan et al. 2017, arXiv:1602.05629."""

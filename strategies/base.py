@@ -32,7 +32,7 @@ from fedpriv.messages import (
     read_evaluate_reply,
     read_train_reply,
 )
-from strategies.aggregation import Flat, ServerOptimizer, mean_delta
+from strategies.aggregation import Flat, ServerOptimizer, mean_delta, moving_average
 from strategies.roster import Member, sample
 
 _log = logging.getLogger("fedpriv.strategies")
@@ -69,6 +69,7 @@ class Settings:
     deadline: float = 3600.0  # seconds
     weights: Mapping[str, float] = field(default_factory=dict)  # public; empty: equal
     initial_rule: Flat | None = field(default=None, compare=False)  # what the privacy rules start with
+    ema: float = 0.0  # share of the old average that a round keeps; 0: no average
 
 
 @dataclass
@@ -84,6 +85,7 @@ class ServerState:
         missed: rounds in a row without a quorum.
         trained: rounds that counted.
         rule: what the privacy rules remember, float32; None when they keep nothing.
+        average: [P] float64 moving average of the models, post-processing of releases; None without `model.ema`.
     """
 
     round: int
@@ -94,10 +96,17 @@ class ServerState:
     missed: int = 0
     trained: int = 0
     rule: Flat | None = None
+    average: NDArray[np.float64] | None = None
+
+    @property
+    def result(self) -> Flat:
+        """[P] float32: what is evaluated and saved: the average of the models where one is kept, else the model."""
+        return self.model if self.average is None else self.average.astype(np.float32)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything that is an array."""
-        kept = {} if self.rule is None else {"rule": self.rule}
+        kept: dict[str, NDArray[Any]] = {} if self.rule is None else {"rule": self.rule}
+        kept |= {} if self.average is None else {"average": self.average}
         return {"model": self.model, **{f"optimizer.{name}": array for name, array in self.optimizer.items()}, **kept}
 
     def meta(self) -> dict[str, object]:
@@ -125,6 +134,7 @@ class ServerState:
             missed=int(meta["missed"]),
             trained=int(meta["trained"]),
             rule=np.asarray(arrays["rule"], dtype=np.float32) if "rule" in arrays else None,
+            average=np.asarray(arrays["average"], dtype=np.float64) if "average" in arrays else None,
         )
 
 
@@ -231,6 +241,7 @@ class FederatedStrategy(Strategy):
         needed = self.settings.quorum or len([m for m in asked if refused.get(m.client) not in FOR_GOOD])
         counted = len(used) >= max(needed, 1)
         model, optimizer, rule = self.state.model, self.state.optimizer, self.state.rule
+        average = self.state.average
         if counted:
             weights = [self.settings.weights[client] for client in used] if self.settings.weights else None
             delta = mean_delta(model, [valid[client].parameters for client in used], weights)
@@ -243,6 +254,8 @@ class FederatedStrategy(Strategy):
                     f"the model of round {server_round} is not finite; the learning rates are too large. "
                     f"The model of round {server_round - 1} is kept."
                 )
+            if self.settings.ema:
+                average = moving_average(average, model, self.settings.ema, self.state.trained)
         # One assignment: an interrupt finds either the old state or the new one, never a mixture.
         self.state = ServerState(
             round=server_round,
@@ -253,6 +266,7 @@ class FederatedStrategy(Strategy):
             missed=0 if counted else self.state.missed + 1,
             trained=self.state.trained + counted,
             rule=rule,
+            average=average,
         )
         self.report = RoundReport(
             round=server_round,
@@ -390,9 +404,9 @@ class FederatedStrategy(Strategy):
         return self.state
 
     def evaluate(self, grid: Grid, *, part: str, samples: int) -> list[Scores]:
-        """Every member's scores of the current model, in partition order; silent members are left out."""
+        """Every member's scores of `state.result`, in partition order; silent members are left out."""
         config = ConfigRecord({"part": part, "samples": samples})
-        arrays = encode_model(self.state.model)
+        arrays = encode_model(self.state.result)
         messages = self.configure_evaluate(self.state.round, arrays, config, grid)
         self.aggregate_evaluate(self.state.round, grid.send_and_receive(messages, timeout=self.settings.deadline))
         return self.scores

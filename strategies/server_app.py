@@ -32,7 +32,7 @@ from fedpriv.messages import (
     read_budget,
     read_count,
 )
-from fedpriv.models.parameters import load_trainable
+from fedpriv.models.parameters import load_trainable, merged_parameters
 from fedpriv.provenance import source_digest
 from fedpriv.releases import evaluated_rounds, planned
 from fedpriv.reports.folder import RunFolder
@@ -170,7 +170,7 @@ class _Federation:
         self._results()
         self.close("done")
         self.tell(Progress("done", self.rounds, self.rounds, len(members), epsilon=self.epsilon))
-        return strategy.state.model
+        return strategy.state.result
 
     def _why_refused(self) -> str:
         """Which epsilon passes which budget, from public numbers and what the clients say of their accounts."""
@@ -230,6 +230,7 @@ class _Federation:
             deadline=federation.deadline,
             weights=weights,
             initial_rule=self.worker.initial_rule_state(),
+            ema=self.scenario.model.ema,
         )
         return FederatedStrategy(settings, optimizer, members)
 
@@ -372,7 +373,7 @@ class _Federation:
         assert self.strategy is not None
         state = self.strategy.state
         self._save(state)
-        self.folder.write_model(self._named(state.model))
+        self.folder.write_model(self._named(state.result))
         rows = self._evaluate("test", state.round)
         missing = [score.client for score in self.strategy.scores if not score.sums and not score.withheld]
         silent = {member.client for member in self.strategy.members} - {s.client for s in self.strategy.scores}
@@ -388,7 +389,7 @@ class _Federation:
         import torch
 
         load_trainable(self.worker.model, torch.from_numpy(model.copy()).to(self.worker.device))
-        return {name: value.detach().cpu().numpy() for name, value in self.worker.model.named_parameters()}
+        return {name: value.cpu().numpy() for name, value in merged_parameters(self.worker.model).items()}
 
     def close(
         self, status: Literal["done", "interrupted", "refused", "failed"], reason: str = "", error: str = ""

@@ -27,6 +27,7 @@ class OptimizerConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     decay: Literal["none", "linear"] = Field("linear", description="learning rate over the run: linear falls to 0")
+    warmup: int = Field(0, ge=0, description="first steps of the run, over which the learning rate rises from 0")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -17,19 +17,38 @@ class ModelConfig(Section):
     heads: int = Field(4, ge=1, le=64)
     patch: int = Field(8, ge=1, description="steps per token")
     mlp_ratio: int = Field(4, ge=1, le=16)
+    attention: Literal["prefix", "full"] = Field(
+        "prefix",
+        description="forecasts: prefix: steps before the horizon attend to one another only, so that one encoding of "
+        "them serves all samples; full: every step to every step (always so outside forecasts)",
+    )
     skip_rank: int = Field(8, ge=0, description="cosines over the horizon that the skip may form; 0: every step free")
     skip_memory: float = Field(
         36.0, ge=0, description="steps after which the weight of a context step has fallen to 1/e; 0: all weigh 1"
     )
     modulation: Literal["adaln-zero", "dp-aware"] = "adaln-zero"
     gamma_mode: Literal["residual", "multiplicative"] = "residual"
+    bounded: Literal["all", "condition", "modulation"] = Field(
+        "all", description="dp-aware: what is bounded: the condition, scale, shift and gate, or both"
+    )
+    tightness: Literal["loose", "medium", "tight", "too-tight"] = Field(
+        "loose", description="dp-aware: the bounds below times 1, 0.9, 0.75 or 0.5"
+    )
     c_max: float = Field(8.0, gt=0, description="dp-aware: bound on the norm of the condition")
     gamma_max: float = Field(1.5, gt=0, description="dp-aware: bound on each scale")
     beta_max: float = Field(1.5, gt=0, description="dp-aware: bound on each shift")
     alpha_max: float = Field(1.0, gt=0, description="dp-aware: bound on each gate")
     bound_operator: Literal["tanh", "soft", "hard", "ste"] = "tanh"
-    trainable: Literal["all", "skip", "transformer", "modulation", "bias"] = Field(
+    trainable: Literal["all", "skip", "transformer", "modulation", "bias", "lora"] = Field(
         "skip", description="which parameters are trained (privately) and sent; the rest keep their start values"
+    )
+    lora_rank: int = Field(4, ge=1, le=256, description="lora: rank of the adapters of attention and MLP")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the old average that a round keeps in the mean of released models, which is then "
+        "evaluated and saved; 0: the last model is",
     )
     warm_start: str = Field("", description="safetensors file of public or already paid-for weights to start from")
 
@@ -50,3 +69,23 @@ class DiffusionConfig(Section):
     solver: Literal["ddim", "dpm-solver++", "ddpm"] = "dpm-solver++"
     sampling_steps: int = Field(20, ge=1, le=1000)
     data_scale: float = Field(0.5, gt=0, description="public guess of the residual's standard deviation")
+    condition_dropout: float = Field(
+        0.0, ge=0, lt=1, description="chance of a training window to lose its given entries, for guidance"
+    )
+    guidance: float = Field(
+        1.0, ge=0, le=100, description="classifier-free guidance of samples; 1: none, 0: as if nothing were given"
+    )
+    nag_scale: float = Field(1.0, ge=1, le=100, description="normalized attention guidance of samples; 1: none")
+    nag_tau: float = Field(2.5, ge=1, le=100, description="most that it may stretch a token's attention output")
+    nag_alpha: float = Field(0.25, ge=0, le=1, description="share of the guided attention output in the result")
+    nag_norm: Literal["l2", "l1"] = Field("l2", description="norm that is kept: l2 as in its code, l1 as in its paper")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.condition_dropout and (self.guidance != 1 or self.nag_scale != 1):
+            what = f"guidance={self.guidance:g}" if self.guidance != 1 else f"nag_scale={self.nag_scale:g}"
+            raise ValueError(
+                f"{what} compares with the model that is given nothing, which training never showed it; set "
+                "diffusion.condition_dropout, such as 0.1"
+            )
+        return self

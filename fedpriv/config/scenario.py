@@ -42,7 +42,7 @@ class Scenario(Section):
                 f"model.patch={self.model.patch} does not divide the window of {self.task.window} steps "
                 "(task.context + task.horizon)"
             )
-        if self.model.depth == 0 and self.model.trainable in ("transformer", "modulation"):
+        if self.model.depth == 0 and self.model.trainable in ("transformer", "modulation", "lora"):
             raise ValueError(f"model.trainable={self.model.trainable} but model.depth=0: there is no transformer")
         return self
 

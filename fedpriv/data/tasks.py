@@ -6,6 +6,8 @@ entries. Masks follow the DP-AdaLN paper (arXiv:2602.22610; exact draws as in th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -132,6 +134,18 @@ def make_examples(
         loc=torch.from_numpy(loc.astype(np.float32)),
         scale=torch.from_numpy(scale.astype(np.float32)),
     )
+
+
+def drop_context(examples: Examples, probability: float, rng: PrivacyRng) -> Examples:
+    """Takes from each row, with `probability`, all that it is given: it learns what the model says to nothing.
+
+    Needed for guidance (arXiv:2207.12598). One draw per row, whatever the readings; the baseline, from which the
+    residual is measured, stays. No draw where the probability is 0.
+    """
+    if probability == 0.0 or not len(examples):
+        return examples
+    kept = torch.from_numpy(rng.random(len(examples)) >= probability)
+    return replace(examples, given=examples.given & kept[:, None, None])
 
 
 def _window_scale(

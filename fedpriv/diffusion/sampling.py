@@ -1,6 +1,7 @@
 """From a trained denoiser to forecasts: the point forecast, and samples.
 
-Given entries come back exactly as they were read; entries neither given nor asked come back as the baseline.
+Given entries come back exactly as they were read; entries neither given nor asked come back as the baseline. Guidance
+(`fedpriv.models.estimator`) acts on samples; the point forecast is the conditional mean and stays without.
 
 Samples go through the solvers of `diffusers` with `prediction_type="sample"` on the very betas of training. While the
 transformer is off, the denoiser is that of a Gaussian N(m, v), whose probability-flow equation has the exact solution
@@ -17,12 +18,24 @@ import torch
 from torch import Tensor
 
 from fedpriv.config import DiffusionConfig
-from fedpriv.diffusion.loss import repeat_rows
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
 from fedpriv.schedule import Schedule, make_schedule
 
-CHUNK = 1 << 19  # entries of [rows, L, C] that go through the denoiser at a time; bounds memory
+CHUNK = 1 << 15  # entries of [rows, H, C] that go through the denoiser at a time: its work stays in the cache
+
+
+class Estimator(Protocol):
+    """The denoiser for S samples of each of B windows, made once for them."""
+
+    @property
+    def mean(self) -> Tensor:
+        """[B, H, C] mean of the Gaussian part."""
+        ...
+
+    def __call__(self, x_t: Tensor, time: int) -> Tensor:
+        """[B, S, H, C] noisy residual at the steps of the span -> estimate of the clean one."""
+        ...
 
 
 class GaussianDenoiser(Protocol):
@@ -31,8 +44,8 @@ class GaussianDenoiser(Protocol):
     span: slice
     run_transformer: bool
 
-    def mean(self, examples: Examples) -> Tensor:
-        """[B, H, C] mean of the Gaussian part at the steps of `span`."""
+    def estimator(self, examples: Examples, count: int, diffusion: DiffusionConfig) -> Estimator:
+        """What estimates `count` samples of each window, guided as `diffusion` says."""
         ...
 
     def stddev(self) -> Tensor:
@@ -97,54 +110,61 @@ def sample(
         )
     schedule = make_schedule(diffusion)
     rows, length, channels = examples.values.shape
-    out = torch.empty(count, rows, length, channels, device=examples.values.device)
+    device, before = examples.values.device, model.span.start
+    out = torch.empty(count, rows, length, channels, device=device)
     start = 0
-    for some in _chunks(examples, count):
-        noise = torch.randn(count * len(some), length, channels, generator=generator, device=generator.device)
-        noise = noise.to(examples.values.device)
-        many = repeat_rows(some, count)  # row b*S + s
-        clean = _solve(model, many, noise, diffusion, schedule, generator) if model.run_transformer else None
-        if clean is None:
-            clean = _gaussian(model, many, noise)
-        by_sample = clean.reshape(len(some), count, length, channels).transpose(0, 1)  # [S, b, L, C]
-        out[:, start : start + len(some)] = physical(some, by_sample, diffusion.data_scale)
+    for some in _chunks(examples, count, hidden=length - before):
+        noise = torch.randn(len(some), count, length, channels, generator=generator, device=generator.device)
+        noise = noise[:, :, before:].to(device)  # [b, S, H, C]
+        estimator = model.estimator(some, count, diffusion)
+        if model.run_transformer:
+            clean = _solve(estimator, model.stddev(), noise, diffusion, schedule, generator)
+        else:
+            clean = _gaussian(estimator.mean, model.stddev(), noise)
+        whole = torch.nn.functional.pad(clean.transpose(0, 1), (0, 0, before, 0))  # [S, b, L, C]
+        out[:, start : start + len(some)] = physical(some, whole, diffusion.data_scale)
         start += len(some)
     return out
 
 
-def _chunks(examples: Examples, times: int) -> list[Examples]:
-    """Pieces of the rows that, each repeated `times` times, stay within CHUNK entries."""
+def _chunks(examples: Examples, times: int, *, hidden: int = 0) -> list[Examples]:
+    """Pieces of the rows that, each repeated `times` times, stay within CHUNK entries of `hidden` steps (0: all)."""
     _, length, channels = examples.values.shape
-    step = max(1, CHUNK // (times * length * channels))
+    step = max(1, CHUNK // (times * (hidden or length) * channels))
     return [examples.rows(slice(i, i + step)) for i in range(0, len(examples), step)]
 
 
-def _gaussian(model: GaussianDenoiser, examples: Examples, noise: Tensor, power: Tensor | None = None) -> Tensor:
-    """[B, L, C] exact draws of the Gaussian part; with signal power a^2 = `power`, of its noisy version."""
-    mean, scale = model.mean(examples), model.stddev()[:, None]  # [B, H, C], [H, 1]
+def _gaussian(mean: Tensor, stddev: Tensor, noise: Tensor, power: Tensor | None = None) -> Tensor:
+    """[b, S, H, C] exact draws of the Gaussian part; with signal power a^2 = `power`, of its noisy version.
+
+    Args:
+        mean: [b, H, C].
+        stddev: [H].
+        noise: [b, S, H, C].
+    """
+    mean, scale = mean[:, None], stddev[:, None]  # [b, 1, H, C], [H, 1]
     if power is not None:
         mean, scale = power.sqrt() * mean, (power * scale.square() + 1.0 - power).sqrt()
-    drawn = noise[:, model.span]
-    return torch.nn.functional.pad(mean + scale * drawn, (0, 0, model.span.start, 0))
+    return mean + scale * noise
 
 
 def _solve(
-    model: GaussianDenoiser,
-    examples: Examples,
+    estimator: Estimator,
+    stddev: Tensor,
     noise: Tensor,
     diffusion: DiffusionConfig,
     schedule: Schedule,
     generator: torch.Generator,
 ) -> Tensor:
-    """[B, L, C] draws by a `diffusers` solver, from the highest noise level down."""
+    """[b, S, H, C] draws by a `diffusers` solver, from the highest noise level down."""
     solver = _make_solver(diffusion.solver, schedule)
     solver.set_timesteps(diffusion.sampling_steps, device=noise.device)
     first = int(solver.timesteps[0])
-    x = _gaussian(model, examples, noise, schedule.alpha_bar[first].float())  # also right when signal is left
+    # also right when signal is left
+    x = _gaussian(estimator.mean, stddev, noise, schedule.alpha_bar[first].float())
     options: dict[str, Any] = {"generator": generator} if diffusion.solver == "ddpm" else {}
     for step in solver.timesteps:
-        time = step.long().expand(x.shape[0])
-        x = solver.step(model(x, time, examples), step, x, return_dict=False, **options)[0]
+        x = solver.step(estimator(x, int(step)), step, x, return_dict=False, **options)[0]
     return x
 
 

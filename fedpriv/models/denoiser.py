@@ -33,10 +33,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fedpriv.config import Scenario
+from fedpriv.config import DiffusionConfig, Scenario
 from fedpriv.examples import Examples
 from fedpriv.models.dit import TimeSeriesDiT
-from fedpriv.models.parameters import linear, load_weights, set_trainable
+from fedpriv.models.estimator import Estimator, Guidance
+from fedpriv.models.parameters import add_adapters, linear, load_weights, set_trainable
 from fedpriv.schedule import Schedule, make_schedule
 
 GAIN_CAP = 5.0  # on s/a
@@ -169,7 +170,12 @@ class Denoiser(nn.Module):
         self.log_scale = LogScale(outputs)
         self.transformer = (
             TimeSeriesDiT(
-                model, length=window, channels=channels, calendar_features=calendar_features, generator=generator
+                model,
+                length=window,
+                channels=channels,
+                calendar_features=calendar_features,
+                prefix=self.span.start // model.patch if model.attention == "prefix" else 0,
+                generator=generator,
             )
             if model.depth
             else None
@@ -187,6 +193,10 @@ class Denoiser(nn.Module):
     def stddev(self) -> Tensor:
         """[H] the Gaussian model's standard deviation at the steps of `span`, in units of `data_scale`."""
         return self.log_scale.bounded().exp()
+
+    def estimator(self, examples: Examples, count: int, diffusion: DiffusionConfig) -> Estimator:
+        """The same estimates for `count` samples of each window at a time, guided as `diffusion` says."""
+        return Estimator(self, examples, count, Guidance.of(diffusion))
 
     def forward(self, x_t: Tensor, time: Tensor, examples: Examples) -> Tensor:
         """Estimates the residual.
@@ -226,7 +236,8 @@ def build_denoiser(
     (one day) where the scenario does not say it.
 
     Raises:
-        InputError: bounds that leave the model dead, or a warm start that cannot be read or does not fit.
+        InputError: bounds that leave the model dead, adapters without a warm start, or a warm start that cannot be
+            read or does not fit.
     """
     model = Denoiser(
         scenario,
@@ -240,5 +251,7 @@ def build_denoiser(
         load_weights(model, Path(scenario.model.warm_start))
     elif scenario.model.trainable == "skip":
         model.run_transformer = False  # its output layer is zero and stays zero
+    if scenario.model.trainable == "lora":
+        add_adapters(model, scenario.model.lora_rank, generator)
     set_trainable(model, scenario.model.trainable)
     return model

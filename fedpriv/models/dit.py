@@ -39,11 +39,14 @@ class Positions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with an explicit softmax: fused kernels have no rule for `torch.func.vmap`."""
+    """Multi-head self-attention with an explicit softmax: fused kernels have no rule for `torch.func.vmap`.
 
-    def __init__(self, width: int, heads: int, *, generator: torch.Generator) -> None:
+    The first `prefix` tokens attend to one another only, the others to all (prefix attention, arXiv:1910.10683).
+    """
+
+    def __init__(self, width: int, heads: int, *, prefix: int = 0, generator: torch.Generator) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.prefix = heads, prefix
         self.qkv = linear(width, 3 * width, generator=generator)
         self.out = linear(width, width, generator=generator)
 
@@ -52,9 +55,18 @@ class Attention(nn.Module):
         rows, tokens, width = x.shape
         qkv = self.qkv(x).reshape(rows, tokens, 3, self.heads, width // self.heads)  # [B, N, 3, H, D/H]
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, D/H]
-        scores = query @ key.transpose(-1, -2) / math.sqrt(width // self.heads)  # [B, H, N, N]
-        mixed = scores.softmax(dim=-1) @ value  # [B, H, N, D/H]
+        first = self.prefix
+        mixed = attend(query[:, :, first:], key, value)  # [B, H, N-P, D/H]
+        if first:
+            before = attend(query[:, :, :first], key[:, :, :first], value[:, :, :first])
+            mixed = torch.cat([before, mixed], dim=2)  # [B, H, N, D/H]
         return self.out(mixed.transpose(1, 2).reshape(rows, tokens, width))  # [B, N, D]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """[..., Q, d], [..., K, d], [..., K, d] -> [..., Q, d]: scaled dot-product attention."""
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [..., Q, K]
+    return scores.softmax(dim=-1) @ value
 
 
 class Mlp(nn.Module):
@@ -73,7 +85,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each scaled, shifted and gated by the condition; the identity at the start."""
 
-    def __init__(self, model: ModelConfig, *, bounds: Bounds, generator: torch.Generator) -> None:
+    def __init__(self, model: ModelConfig, *, bounds: Bounds, prefix: int = 0, generator: torch.Generator) -> None:
         super().__init__()
         width = model.width
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
@@ -83,7 +95,7 @@ class Block(nn.Module):
                 for part in ("attention", "mlp")
             }
         )
-        self.attention = Attention(width, model.heads, generator=generator)
+        self.attention = Attention(width, model.heads, prefix=prefix, generator=generator)
         self.mlp = Mlp(width, model.mlp_ratio * width, width, generator=generator)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -105,11 +117,15 @@ class Condition(nn.Module):
 
     def forward(self, level: Tensor, statistics: Tensor) -> Tensor:
         """Noise level [B] in [0, 1] and statistics [B, S] -> [B, D], the vector that feeds the modulations."""
+        return functional.silu(self.clock(level) + self.window(statistics))  # [B, D]
+
+    def clock(self, level: Tensor) -> Tensor:
+        """Noise level [B] in [0, 1] -> [B, D]."""
         half = self.width // 2
         rate = torch.exp(-math.log(10_000.0) * torch.arange(half, device=level.device) / half)  # [D/2]
         phase = 1000.0 * level[:, None] * rate  # [B, D/2]
         waves = torch.cat([phase.cos(), phase.sin()], dim=-1)  # [B, D]
-        return functional.silu(self.time(waves) + self.window(statistics))  # [B, D]
+        return self.time(waves)  # [B, D]
 
 
 def window_statistics(examples: Examples) -> Tensor:
@@ -130,19 +146,33 @@ def window_statistics(examples: Examples) -> Tensor:
 
 
 class TimeSeriesDiT(nn.Module):
-    """The transformer: its output corrects the Gaussian estimate of `Denoiser`, and is zero at the start."""
+    """The transformer: its output corrects the Gaussian estimate of `Denoiser`, and is zero at the start.
+
+    Its first `prefix` tokens never see the others, hence never the noise: `fedpriv.models.estimator` encodes them once
+    for all samples of a window.
+    """
 
     def __init__(
-        self, model: ModelConfig, *, length: int, channels: int, calendar_features: int, generator: torch.Generator
+        self,
+        model: ModelConfig,
+        *,
+        length: int,
+        channels: int,
+        calendar_features: int,
+        prefix: int = 0,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
+        self.prefix = prefix
         self.patch, self.tokens, self.channels = model.patch, length // model.patch, channels
         bounds, width = Bounds.of(model), model.width
         statistics = 5 * channels + 2 * calendar_features
         self.embed = linear(STREAMS * channels * model.patch, width, generator=generator)
         self.positions = Positions(self.tokens, width, generator=generator)
         self.condition = Condition(statistics, width, generator=generator)
-        self.blocks = nn.ModuleList(Block(model, bounds=bounds, generator=generator) for _ in range(model.depth))
+        self.blocks = nn.ModuleList(
+            Block(model, bounds=bounds, prefix=prefix, generator=generator) for _ in range(model.depth)
+        )
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.ModuleDict(
             {"output": Modulation(width, gate=False, bounds=bounds, gamma_mode=model.gamma_mode, generator=generator)}
@@ -152,12 +182,16 @@ class TimeSeriesDiT(nn.Module):
     def forward(self, noisy: Tensor, level: Tensor, examples: Examples) -> Tensor:
         """What is left of the noisy targets [B, L, C], noise level [B] in [0, 1], the task -> [B, L, C]."""
         rows, length, _ = noisy.shape
-        given, target = examples.given.float(), examples.target.float()  # [B, L, C]
-        streams = [noisy * target, examples.values * given, examples.baseline * target, given, target]
-        x = torch.cat(streams, dim=-1).reshape(rows, self.tokens, -1)  # [B, N, P*5C]
-        x = self.positions(self.embed(x))  # [B, N, D]
+        x = self.tokens_of(noisy, examples)  # [B, N, D]
         condition = self.condition(level, window_statistics(examples))  # [B, D]
         for block in self.blocks:
             x = block(x, condition)  # [B, N, D]
         gamma, beta, _ = self.modulation["output"](condition)  # each [B, 1, D]
         return self.output(gamma * self.norm(x) + beta).reshape(rows, length, self.channels)  # [B, L, C]
+
+    def tokens_of(self, noisy: Tensor, examples: Examples) -> Tensor:
+        """[B, L, C] -> [B, N, D]: the patches of all streams, embedded."""
+        given, target = examples.given.float(), examples.target.float()  # [B, L, C]
+        streams = [noisy * target, examples.values * given, examples.baseline * target, given, target]
+        x = torch.cat(streams, dim=-1).reshape(len(examples), self.tokens, -1)  # [B, N, P*5C]
+        return self.positions(self.embed(x))

@@ -24,6 +24,7 @@ from fedpriv.errors import InputError
 from fedpriv.models.parameters import linear
 
 SOFT_BAND = 0.1  # half width of the smooth corner of `soft`, as a share of the bound
+TIGHTNESS = {"loose": 1.0, "medium": 0.9, "tight": 0.75, "too-tight": 0.5}  # factors on the reference (table 13)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +39,15 @@ class Bounds:
 
     @classmethod
     def of(cls, model: ModelConfig) -> Bounds:
-        """The bounds that a scenario asks for."""
+        """The bounds that a scenario asks for: of the parts that `model.bounded` names, scaled by `model.tightness`."""
         if model.modulation == "adaln-zero":
             return cls()
-        return cls(
-            c_max=model.c_max,
-            gamma_max=model.gamma_max,
-            beta_max=model.beta_max,
-            alpha_max=model.alpha_max,
-            operator=model.bound_operator,
-        )
+        parts: dict[str, float] = {}
+        if model.bounded != "modulation":
+            parts |= {"c_max": model.c_max}
+        if model.bounded != "condition":
+            parts |= {"gamma_max": model.gamma_max, "beta_max": model.beta_max, "alpha_max": model.alpha_max}
+        return cls(operator=model.bound_operator, **parts).scaled(TIGHTNESS[model.tightness])
 
     def scaled(self, factor: float) -> Bounds:
         """All bounds times `factor`: the tightness levels of the paper's table 13."""
@@ -119,8 +119,9 @@ class Modulation(nn.Module):
         if not self.residual:
             if bounds.gamma_max <= 1.0:
                 raise InputError(
-                    f"model.gamma_max={bounds.gamma_max:g} with model.gamma_mode=multiplicative: it must exceed 1, the "
-                    "start value of the scale. The model was not built."
+                    f"model.gamma_max={bounds.gamma_max:g} (model.tightness included) with "
+                    "model.gamma_mode=multiplicative: it must exceed 1, the start value of the scale. The model was "
+                    "not built."
                 )
             with torch.no_grad():  # gamma starts at one; at zero the block would get no gradient, ever
                 self.projection.bias[:width].fill_(unbound(1.0, bounds.gamma_max, bounds.operator))

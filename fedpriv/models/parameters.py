@@ -40,7 +40,8 @@ def set_trainable(model: nn.Module, which: str) -> None:
 
     Groups: `all`; `skip` (linear skip and log scale); `transformer` (everything but these); `modulation` (the
     projections from the condition to scale, shift and gate, and the zero-initialised output layer without which they
-    would get no gradient); `bias` (every additive bias, the skip's too).
+    would get no gradient); `bias` (every additive bias, the skip's too); `lora` (the adapters of `add_adapters`, which
+    must be there, and the output layer).
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_in_group(name, which))
@@ -54,7 +55,79 @@ def _in_group(name: str, which: str) -> bool:
         "transformer": inside,
         "modulation": ".modulation." in name or name.startswith("transformer.output."),
         "bias": name.endswith(".bias"),
+        "lora": ADAPTER in name or name.startswith("transformer.output."),
     }[which]
+
+
+ADAPTER = ".adapter."  # in the name of a LoRA parameter
+
+
+class Adapter(nn.Module):
+    """up(down(x)), zero at the start: what a low-rank adapter adds to a frozen linear layer."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down = linear(inputs, rank, generator=generator, bias=False)
+        self.up = linear(rank, outputs, generator=generator, zero=True, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        return self.up(self.down(x))
+
+    def product(self) -> Tensor:
+        """[outputs, inputs]: what it adds to the layer's weight."""
+        return self.up.weight @ self.down.weight
+
+
+class AdaptedLinear(nn.Linear):
+    """A linear layer with a low-rank adapter beside it (LoRA, Hu et al., arXiv:2106.09685). Its own weight is frozen.
+
+    It keeps the names `weight` and `bias`, so that weights files fit with and without adapters.
+    """
+
+    adapter: Adapter
+
+    @classmethod
+    def of(cls, layer: nn.Linear, rank: int, generator: torch.Generator) -> AdaptedLinear:
+        """The same layer, its parameters shared, with a new adapter of `rank`, at most the layer's own."""
+        made = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        made.weight, made.bias = layer.weight, layer.bias
+        rank = min(rank, layer.in_features, layer.out_features)
+        made.adapter = Adapter(layer.in_features, layer.out_features, rank, generator=generator)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        return super().forward(x) + self.adapter(x)
+
+
+def add_adapters(model: nn.Module, rank: int, generator: torch.Generator) -> None:
+    """Replaces the linear layers of attention and MLP in every block of a `Denoiser`'s transformer by adapted ones.
+
+    The model computes what it did before: adapters start at zero.
+
+    Raises:
+        InputError: every gate of the transformer is closed, so that no adapter would ever get a gradient.
+    """
+    gates = [p for name, p in model.named_parameters() if ".blocks." in name and ".modulation." in name]
+    if not any(bool(p[2 * len(p) // 3 :].any()) for p in gates):  # the last third of a projection makes the gate
+        raise InputError(
+            "model.trainable=lora on a new transformer: its gates are closed and stay so, and adapters would get no "
+            "gradient. Start from trained weights with model.warm_start. The model was not built."
+        )
+    for name, module in list(model.named_modules()):
+        if ".blocks." in name and type(module) is nn.Linear and ".modulation." not in name:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, AdaptedLinear.of(module, rank, generator))
+
+
+def merged_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter by name, with adapters added into the weights that they belong to: a model without adapters."""
+    found = {name: p.detach() for name, p in model.named_parameters() if ADAPTER not in name}
+    for name, module in model.named_modules():
+        if isinstance(module, AdaptedLinear):
+            found[f"{name}.weight"] = found[f"{name}.weight"] + module.adapter.product().detach()
+    return found
 
 
 def trainable_names(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -90,14 +163,14 @@ def load_trainable(model: nn.Module, vector: Tensor) -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes every parameter, trained or not, as safetensors."""
+    """Writes every parameter, trained or not, as safetensors; adapters are merged."""
     from safetensors.torch import save_file
 
-    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, path)
+    save_file({name: p.cpu().contiguous() for name, p in merged_parameters(model).items()}, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Reads every parameter from a safetensors file written by `save_weights`.
+    """Reads every parameter from a safetensors file written by `save_weights`; the model has no adapters yet.
 
     Raises:
         InputError: no such file, not safetensors, values not finite, or names or shapes of another model.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dp_accounting
 import numpy as np
 import pytest
+import torch
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 
-from fedpriv.config import Scenario
+from fedpriv.config import OptimizerConfig, Scenario
 from fedpriv.data.clients import load_client, roster
 from fedpriv.errors import InputError
 from fedpriv.evaluation import scores
+from fedpriv.privacy.optimizers import make_optimizer
 from fedpriv.training import LocalWorker, pick_device, resolve
 
 SMALL = {
@@ -133,3 +135,31 @@ def test_a_gpu_that_is_not_there_is_refused():
     assert pick_device("auto").type == "cpu"
     with pytest.raises(InputError, match="no usable GPU"):
         pick_device("cuda:0")
+
+
+def test_warm_up_scales_the_steps_of_the_run(scenario):
+    """The first of 4 steps moves a quarter, also where a round begins in the middle; afterwards all is as without."""
+    quiet = {"optimizer.decay": "none"}
+    start = LocalWorker(scenario).initial_parameters()
+    full = train(scenario.override(quiet), round=2) - start  # step 1 of the run, counted from 0
+    warm = train(scenario.override(quiet | {"optimizer.warmup": 4}), round=2) - start
+    np.testing.assert_allclose(warm, 0.5 * full, rtol=1e-4, atol=1e-7)
+    late = train(scenario.override(quiet | {"optimizer.warmup": 2}), round=2)
+    assert np.array_equal(late, train(scenario.override(quiet), round=2))
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw", "lamb"])
+def test_every_optimizer_is_linear_in_its_learning_rate(name):
+    """Warm-up takes a share of each step: that is a step with this share of the learning rate."""
+    params, grads = torch.randn(50), torch.randn(3, 50)
+    configs = [OptimizerConfig(name=name, learning_rate=rate, weight_decay=0.1) for rate in (0.02, 0.005)]  # pyright: ignore
+    full, quarter = (make_optimizer(config) for config in configs)
+    for grad in grads:
+        want = quarter.step(params, grad)
+        torch.testing.assert_close(params.lerp(full.step(params, grad), 0.25), want, rtol=1e-5, atol=1e-6)
+
+
+def test_windows_without_context_train_like_any_other(scenario):
+    dropped = scenario.override({"diffusion.condition_dropout": 0.5})
+    assert np.isfinite(train(dropped)).all() and not np.array_equal(train(dropped), train(scenario))
+    assert np.array_equal(train(dropped), train(dropped))

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedpriv.config import DataConfig, TaskConfig
-from fedpriv.data.tasks import NORMALISED_LIMIT, SHORT_GAP, make_examples, seasonal_baseline, task_masks
+from fedpriv.data.tasks import (
+    NORMALISED_LIMIT,
+    SHORT_GAP,
+    drop_context,
+    make_examples,
+    seasonal_baseline,
+    task_masks,
+)
 from fedpriv.data.windows import CALENDAR_FEATURES, Windows, even_starts, split
 from fedpriv.seeding import stream
 
@@ -153,3 +160,24 @@ def test_a_rows_mask_comes_from_its_own_draws(batch, length, seed):
     first = task_masks(task, seen[:1], stream(seed, "m"))
     assert torch.equal(all_rows[:1], first)  # row 0 has the same draws, whatever follows
     assert all_rows.any(dim=1).all() and not all_rows.all(dim=1).any()
+
+
+@given(batches(), st.floats(0.05, 0.95), st.integers(0, 100))
+@settings(max_examples=30)
+def test_a_row_loses_its_context_by_its_own_coin(batch, probability, seed):
+    """The same coins whatever the readings, one per row; only `given` changes."""
+    values, task, period, kind = batch
+    w = windows(values)
+    examples = make_examples(
+        w, task_masks(task, w.observed, stream(1, "m")), period=period, scaling=DataConfig(scaling=kind)
+    )
+    dropped = drop_context(examples, probability, stream(seed, "d"))
+    coins = stream(seed, "d").random(len(examples)) < probability
+    for i, lost in enumerate(coins):
+        assert torch.equal(dropped.given[i], torch.zeros_like(examples.given[i]) if lost else examples.given[i])
+    for f in fields(examples):
+        if f.name != "given":
+            assert getattr(dropped, f.name) is getattr(examples, f.name)
+    untouched = stream(seed, "d")
+    assert drop_context(examples, 0.0, untouched) is examples
+    assert untouched.random() == stream(seed, "d").random()  # no draw: runs without it are what they were

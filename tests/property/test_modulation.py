@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedpriv.config import Scenario
 from fedpriv.errors import InputError
 from fedpriv.models.dit import Block
-from fedpriv.models.modulation import SOFT_BAND, Bounds, Modulation, bound, project, unbound
+from fedpriv.models.modulation import SOFT_BAND, TIGHTNESS, Bounds, Modulation, bound, project, unbound
 
 OPERATORS = ["tanh", "soft", "hard", "ste"]
 LIMIT = 1.5
@@ -177,3 +177,45 @@ def test_tightness_scales_all_bounds():
     half = DP_AWARE.scaled(0.5)
     assert (half.c_max, half.gamma_max, half.beta_max, half.alpha_max) == (1.0, 0.75, 0.75, 0.5)
     assert Bounds().scaled(0.5) == Bounds() and math.isinf(Bounds().c_max)
+
+
+REFERENCE = {"model.modulation": "dp-aware", "model.c_max": 4.0, "model.gamma_max": 2.0, "model.alpha_max": 0.5}
+
+
+def _bounds(**changes: object) -> tuple[float, float, float, float]:
+    bounds = Bounds.of(Scenario().override(REFERENCE | {f"model.{k}": v for k, v in changes.items()}).model)
+    return bounds.c_max, bounds.gamma_max, bounds.beta_max, bounds.alpha_max
+
+
+def test_components_are_bounded_one_by_one():
+    assert _bounds() == (4.0, 2.0, 1.5, 0.5)
+    assert _bounds(bounded="condition") == (4.0, math.inf, math.inf, math.inf)
+    assert _bounds(bounded="modulation") == (math.inf, 2.0, 1.5, 0.5)
+    assert _bounds(modulation="adaln-zero", bounded="condition") == (math.inf,) * 4
+
+
+@pytest.mark.parametrize("tightness", TIGHTNESS)
+def test_tightness_levels_are_those_of_the_paper(tightness):
+    factor = {"loose": 1.0, "medium": 0.9, "tight": 0.75, "too-tight": 0.5}[tightness]  # tables 13 and 16
+    assert _bounds(tightness=tightness) == pytest.approx([factor * b for b in (4.0, 2.0, 1.5, 0.5)])
+
+
+@pytest.mark.parametrize("switched", ["condition", "modulation"])
+def test_a_part_that_is_not_bounded_is_vanilla(switched):
+    """What the switch leaves alone passes through bit for bit."""
+    model = Scenario().override(REFERENCE | {"model.bounded": switched, "model.width": 8, "model.heads": 2}).model
+    aware, vanilla = (
+        Modulation(8, gate=True, bounds=b, gamma_mode="residual", generator=_gen())
+        for b in (Bounds.of(model), Bounds())
+    )
+    with torch.no_grad():
+        aware.projection.weight.copy_(0.1 * torch.randn(24, 8, generator=_gen(1)))
+    vanilla.load_state_dict(aware.state_dict())
+    far, near = 50 * torch.randn(4, 8, generator=_gen(2)), 0.01 * torch.randn(4, 8, generator=_gen(2))
+    if switched == "condition":  # inside the ball nothing happens; outside, it does
+        assert all(torch.equal(a, b) for a, b in zip(aware(near), vanilla(near), strict=True))
+        assert not torch.equal(aware(far)[0], vanilla(far)[0])
+        assert (aware(far)[2].abs() > 0.5).any()  # the gate is free
+    else:
+        assert torch.equal(aware.raw(far), vanilla.raw(far))
+        assert (aware(far)[2].abs() <= 0.5).all()

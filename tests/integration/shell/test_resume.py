@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from clients import client_app
 from fedpriv.errors import InputError
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.reports.folder import RunFolder
 from strategies import server_app
+from strategies.aggregation import moving_average
 
 CLIENTS = ("utility-000", "utility-001", "utility-002")
 
@@ -29,6 +31,12 @@ def ledgers(folder):
             kinds = [row["kind"] for row in ledger.rows()]
             found[name] = (ledger.spent_tokens(str(folder.status["run_id"])), ledger.verify(), kinds.count("contract"))
     return found
+
+
+def _checkpoint(scenario):
+    found = RunFolder.open(scenario.run.out).load_checkpoint()
+    assert found is not None
+    return found[1]
 
 
 @pytest.mark.parametrize("name", ["fedavgm", "fedadam"])
@@ -49,6 +57,32 @@ def test_an_exception_at_round_k(tiny, run_inline, name, kind):
     rounds = []
     resumed, folder = run_inline(scenario, resume=True, listener=lambda p: rounds.append(p.round) if p.report else None)
     assert rounds == [5, 6]
+    assert np.array_equal(resumed, whole)
+    assert ledgers(folder) == dict.fromkeys(CLIENTS, (6, [], 1))
+
+
+def test_the_average_of_models_is_evaluated_saved_and_resumed(tiny, run_inline, monkeypatch):
+    """It is the moving average of the very models that a run without it goes through, and costs nothing."""
+    monkeypatch.setattr(server_app, "_CHECKPOINT_EVERY", -1.0)
+    models, plain = [], tiny("plain")
+    run_inline(plain, listener=lambda p: models.append(_checkpoint(plain)["model"]) if p.report else None)
+    whole, folder = run_inline(tiny("whole", model__ema=0.5))
+    want = None
+    for n, model in enumerate(models):
+        want = moving_average(want, model, 0.5, n)
+    assert len(models) == 6 and want is not None
+    assert np.array_equal(whole, want.astype(np.float32)) and not np.array_equal(whole, models[-1])
+    first = load_file(folder.path / "model.safetensors")["skip.linear.weight"]
+    assert np.array_equal(first.numpy().ravel(), whole[: first.numel()])
+    scenario = tiny("cut", model__ema=0.5)
+
+    def dies(progress):
+        if progress.stage == "round" and progress.round == 4:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run_inline(scenario, listener=dies)
+    resumed, folder = run_inline(scenario, resume=True)
     assert np.array_equal(resumed, whole)
     assert ledgers(folder) == dict.fromkeys(CLIENTS, (6, [], 1))
 

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from fedpriv.errors import InputError
 from simulations.flower_internals import become_server
-from strategies.aggregation import OPTIMIZERS, FedAdam, FedAvg, FedAvgM, make_optimizer, mean_delta, public_weights
+from strategies.aggregation import (
+    OPTIMIZERS,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    make_optimizer,
+    mean_delta,
+    moving_average,
+    public_weights,
+)
 
 RNG = np.random.default_rng(5)
 MODEL = RNG.normal(size=11).astype(np.float32)
@@ -127,3 +136,14 @@ def test_public_weights():
     for text in ("A", "A:x", "A:0", ":3", "A:1;;"):
         with pytest.raises(InputError):
             public_weights(text)
+
+
+def test_the_moving_average_by_hand():
+    """Decay min(0.9, (1 + n)/(10 + n)) after n models: 2/11, then 3/12."""
+    first = moving_average(None, np.float32([1.0, 2.0]), 0.9, 0)
+    second = moving_average(first, np.float32([3.0, 2.0]), 0.9, 1)
+    assert second.tolist() == pytest.approx([2 / 11 * 1.0 + 9 / 11 * 3.0, 2.0])
+    third = moving_average(second, np.float32([3.0, 0.0]), 0.9, 2)
+    assert third[1] == pytest.approx(0.25 * 2.0)
+    late = moving_average(np.array([1.0]), np.float32([2.0]), 0.9, 10_000)
+    assert late.tolist() == pytest.approx([1.1]) and late.dtype == np.float64
