@@ -336,6 +336,8 @@ def _check_agreed(source: str, scenario: str, node: Node) -> None:
         raise WireError("the server runs other code than this client", Refusal.SOURCE_MISMATCH)
     if scenario != node.digest:
         raise WireError("the server runs another scenario than this client", Refusal.SCENARIO_MISMATCH)
+    if node.agreed is not None and scenario not in node.agreed:
+        raise WireError("the owner has not agreed to this scenario", Refusal.SCENARIO_MISMATCH)
 
 
 # ---- the ledger ----------------------------------------------------------------------------------------

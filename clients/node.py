@@ -19,9 +19,8 @@ from typing import Any
 from fedpriv.config import Scenario
 from fedpriv.data.clients import roster
 from fedpriv.errors import InputError
-from fedpriv.messages import Mode
+from fedpriv.messages import SIMULATION_VARIABLE, Mode
 
-SIMULATION_VARIABLE = "FEDPRIV_SIMULATION"
 NODE_KEY = "fedpriv-node"
 
 # What a scenario may say about the data of a deployed client: agreements of the federation, no place and no name.
@@ -37,7 +36,9 @@ _AGREED = (
     "validation_fraction",
 )
 _NODE_KEYS = {"client", "ledger", "dataset", "epsilon", "delta", "data"}
-_NODE_OPTIONAL = {"key"}  # Ed25519 key file that signs this client's labels: `fedpriv ledger keygen`
+# key: Ed25519 key file that signs this client's labels (`fedpriv ledger keygen`). scenarios: digests of those that the
+# owner agreed to; without it, any that the budget allows.
+_NODE_OPTIONAL = {"key", "scenarios"}
 
 
 class NotConfigured(InputError):
@@ -63,6 +64,7 @@ class Node:
         epsilon, delta: the owner's budget.
         digest: of the scenario that the server gave.
         key: file of the key that signs this client's labels; None: labels are not signed.
+        agreed: digests of the scenarios that the owner agreed to; None: any that the budget allows.
     """
 
     client: str
@@ -77,6 +79,7 @@ class Node:
     delta: float
     digest: str = ""
     key: Path | None = None
+    agreed: tuple[str, ...] | None = None
 
 
 def identify(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Node:
@@ -160,13 +163,7 @@ def _simulated(config: Mapping[str, Any], run_config: tuple[tuple[str, Any], ...
 def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
     scenario, digest = _scenario(run_config)
     content = operator_file(path)
-    data = content["data"]
-    if not isinstance(data, dict):
-        raise NotConfigured(f"{path}: [data] is not a table; nothing was read.")
-    # The run's own places and columns are dropped, not merged: a server cannot point a node at another file.
-    section = {name: getattr(scenario.data, name) for name in _AGREED} | data
-    nested = scenario.nested() | {"data": section, "partition": {"kind": "natural", "clients": 0}}
-    local = Scenario().override(nested)
+    local = local_view(scenario, content)
     if scenario.model.warm_start:
         raise BadScenario("model.warm_start names a file, and a server names no files at this node; nothing was read.")
     if not scenario.privacy.enabled:
@@ -184,7 +181,40 @@ def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
         delta=float(str(content["delta"])),
         digest=digest,
         key=Path(str(content["key"])) if "key" in content else None,
+        agreed=agreed_scenarios(content),
     )
+
+
+def local_view(scenario: Scenario, content: Mapping[str, object]) -> Scenario:
+    """A federation's scenario with the owner's own data section, as `content` of a node's file gives it.
+
+    Raises:
+        NotConfigured: no data section.
+        InputError: a value in it is not valid.
+    """
+    data = content.get("data")
+    if not isinstance(data, dict):
+        raise NotConfigured("the node's file has no table [data]; nothing was read.")
+    # The run's own places and columns are dropped, not merged: a server cannot point a node at another file.
+    section = {name: getattr(scenario.data, name) for name in _AGREED} | data
+    if data.get("source") == "csv" and "clients" not in data:
+        section.setdefault("group", str(content["client"]))  # the public name: no column or file name is used
+    nested = scenario.nested() | {"data": section, "partition": {"kind": "natural", "clients": 0}}
+    return Scenario().override(nested)
+
+
+def agreed_scenarios(content: Mapping[str, object]) -> tuple[str, ...] | None:
+    """The digests of a node's file; None where it names none.
+
+    Raises:
+        NotConfigured: not a list of digests.
+    """
+    if "scenarios" not in content:
+        return None
+    found = content["scenarios"]
+    if not isinstance(found, list) or not all(isinstance(d, str) and len(d) == 64 for d in found):
+        raise NotConfigured("`scenarios` of the node's file is not a list of scenario digests; nothing was read.")
+    return tuple(found)
 
 
 def operator_file(path: Path) -> dict[str, object]:

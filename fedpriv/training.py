@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedpriv import evaluation
 from fedpriv.config import OptimizerConfig, Scenario
-from fedpriv.data.clients import ClientData, load_client, roster
+from fedpriv.data.clients import ClientData, load_client, roster, training_size
 from fedpriv.data.tasks import drop_context, make_examples, task_masks
 from fedpriv.data.windows import CALENDAR_FEATURES, cut, day_steps
 from fedpriv.diffusion.loss import draw, make_loss
@@ -136,10 +136,8 @@ def suggested_learning_rate(scenario: Scenario) -> float:
     sampler = RandomPhaseTiling(scenario.task.window, privacy.sampling_prob)
     batches: list[float] = []
     for name in people.names:
-        data = load_client(scenario, name)  # only its calendar is used, which is public
-        batches.append(
-            sampler.expected_batch_size(num_meters=data.num_meters, start=data.train.start, stop=data.train.stop)
-        )
+        meters, train = training_size(scenario, name)
+        batches.append(sampler.expected_batch_size(num_meters=meters, start=train.start, stop=train.stop))
     sigma = privacy.noise_multiplier or 0.0
     parameters = LocalWorker(scenario.override({"optimizer.learning_rate": 1.0})).num_parameters
     noise = sigma * np.sqrt(parameters) / (np.mean(batches) * np.sqrt(clients))

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def write_bundle(target: Path) -> Path:
                 "app": {
                     "publisher": "fedpriv",
                     "components": {"serverapp": "strategies.server_app:app", "clientapp": "clients.client_app:app"},
-                    "config": _nested(Scenario()),
+                    "config": nested(Scenario()),
                 }
             }
         },
@@ -95,7 +96,7 @@ def run_flower(scenario: Scenario, folder: RunFolder, *, clients: int, listener:
         FedprivError: what the ServerApp ended with, by the kind that it wrote into run.json.
     """
     for tool in ("flwr", "flower-superlink"):
-        _tool(tool)
+        tool_path(tool)
     workers = plan(
         scenario.run.workers,
         clients,
@@ -108,15 +109,15 @@ def run_flower(scenario: Scenario, folder: RunFolder, *, clients: int, listener:
     log = (folder.path / "flower.log").open("ab")
     try:
         app = write_bundle(base / "fedpriv")
-        (base / "config.toml").write_bytes(tomli_w.dumps(_nested(scenario)).encode())
+        (base / "config.toml").write_bytes(tomli_w.dumps(nested(scenario)).encode())
         env = environment(base / "home")
-        port = _free_port()
+        port = free_port()
         processes.append(_superlink(base, env, port, log))
-        _wait_until_up(processes[0], port, folder.path / "flower.log")
+        wait_until_up(processes[0], f"http://127.0.0.1:{port}", folder.path / "flower.log")
         resources = f"num-supernodes={clients} client-resources-num-cpus=1 init-args-num-cpus={workers.count}"
         if scenario.run.num_gpus:
             resources += f" client-resources-num-gpus={scenario.run.num_gpus}"
-        command = [_tool("flwr"), "run", str(app), _CONNECTION, "--stream"]
+        command = [tool_path("flwr"), "run", str(app), _CONNECTION, "--stream"]
         command += ["--federation-config", resources, "-c", str(base / "config.toml")]
         neutral = base / "cwd"
         neutral.mkdir(exist_ok=True)
@@ -124,13 +125,13 @@ def run_flower(scenario: Scenario, folder: RunFolder, *, clients: int, listener:
             subprocess.Popen(command, cwd=neutral, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         )
         _follow(processes[1], processes[0], folder.path, scenario, clients, listener)
-        _raise_outcome(folder.path)
+        raise_outcome(folder.path)
     except KeyboardInterrupt:
-        _take_down(processes, base, started)
+        take_down(processes, base, started)
         RunFolder.open(folder.path).update_status(status="interrupted", reason="stopped by the user")
         raise
     finally:
-        _take_down(processes, base, started)
+        take_down(processes, base, started)
         log.close()
         shutil.rmtree(base, ignore_errors=True)
 
@@ -138,7 +139,7 @@ def run_flower(scenario: Scenario, folder: RunFolder, *, clients: int, listener:
 # ---- pieces --------------------------------------------------------------------------------------------
 
 
-def _nested(scenario: Scenario) -> dict[str, dict[str, Any]]:
+def nested(scenario: Scenario) -> dict[str, dict[str, Any]]:
     """Flower's run config: nested tables of scalars, lists as JSON text."""
     nested: dict[str, dict[str, Any]] = {}
     for dotted, value in scenario.flat().items():
@@ -147,15 +148,21 @@ def _nested(scenario: Scenario) -> dict[str, dict[str, Any]]:
     return nested
 
 
-def _tool(name: str) -> str:
+def tool_path(name: str) -> str:
+    """Where a command of Flower's is: beside this Python, else on the PATH.
+
+    Raises:
+        InputError: nowhere.
+    """
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise InputError(f"the engine `flower` needs the command {name}, which is not installed. Nothing was started.")
+        raise InputError(f"the command {name} of Flower is needed and not installed. Nothing was started.")
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -173,14 +180,19 @@ def _superlink(base: Path, env: dict[str, str], port: int, log: IO[bytes]) -> su
     neutral.mkdir(exist_ok=True)
     connection = {"default": _CONNECTION, _CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}
     (home / "config.toml").write_bytes(tomli_w.dumps({"superlink": connection}).encode())
-    command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command = [tool_path("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     return subprocess.Popen(
         command, cwd=neutral, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path, context: ssl.SSLContext | None = None) -> None:
+    """Waits until the SuperLink at `url` answers.
+
+    Raises:
+        InputError: it ended, or said nothing for a minute and a half.
+    """
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -188,7 +200,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
                 f"Flower's SuperLink ended with code {process.returncode}; see {log}. Nothing was started."
             )
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1.0) as answer:
+            with urllib.request.urlopen(f"{url}/health", timeout=1.0, context=context) as answer:
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
@@ -207,7 +219,7 @@ def _follow(
     """Waits for the end; passes on what run.json says about rounds."""
     shown = -1
     while run.poll() is None:
-        status = _status(folder)
+        status = read_status(folder)
         number = status.get("round")
         if listener is not None and isinstance(number, int) and number != shown:
             shown = number
@@ -222,18 +234,20 @@ def _follow(
                 )
             )
         if superlink.poll() is not None or status.get("status") in ("done", "failed", "refused"):
-            _grace(run.poll, 20.0)
+            grace(run.poll, 20.0)
             return
         time.sleep(_POLL)
 
 
-def _grace(ended: Callable[[], int | None], seconds: float) -> None:
+def grace(ended: Callable[[], int | None], seconds: float) -> None:
+    """Gives a process some seconds to end by itself."""
     deadline = time.monotonic() + seconds
     while ended() is None and time.monotonic() < deadline:
         time.sleep(_POLL)
 
 
-def _status(folder: Path) -> dict[str, Any]:
+def read_status(folder: Path) -> dict[str, Any]:
+    """run.json as it stands; empty where there is none yet."""
     try:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -241,8 +255,9 @@ def _status(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _raise_outcome(folder: Path) -> None:
-    status = _status(folder)
+def raise_outcome(folder: Path) -> None:
+    """Returns when run.json says `done`; otherwise raises what the ServerApp ended with."""
+    status = read_status(folder)
     state, log = status.get("status"), folder / "flower.log"
     if state == "done":
         return
@@ -269,7 +284,7 @@ def _from_log(text: str, log: Path) -> FedprivError:
     return CheckFailed(f"Flower ended without finishing the run; see {log}. Add --resume to go on from the checkpoint.")
 
 
-def _take_down(processes: list[subprocess.Popen[bytes]], base: Path, keep: list[int]) -> None:
+def take_down(processes: list[subprocess.Popen[bytes]], base: Path, keep: list[int]) -> None:
     """Ends what this launch started: children of the SuperLink by descent, Ray's by the variable that marks them."""
     pids: set[int] = set()
     for process in processes:

@@ -33,6 +33,7 @@ from fedpriv.messages import (
     read_train_reply,
 )
 from strategies.aggregation import Flat, ServerOptimizer, mean_delta, moving_average
+from strategies.lobby import Lobby
 from strategies.roster import Member, sample
 
 _log = logging.getLogger("fedpriv.strategies")
@@ -191,6 +192,7 @@ class FederatedStrategy(Strategy):
         self.state = ServerState(round=0, model=np.zeros(0, dtype=np.float32), optimizer={})
         self.report: RoundReport | None = None
         self.scores: list[Scores] = []
+        self.lobby: Lobby | None = None  # in deployment: who is back under another node id
         self._requests: dict[int, tuple[Member, TrainRequest]] = {}
         self._evaluations: dict[int, tuple[Member, EvaluateRequest]] = {}
         self._started = 0.0
@@ -413,17 +415,36 @@ class FederatedStrategy(Strategy):
 
     def _round(self, grid: Grid, number: int, arrays: ArrayRecord) -> ArrayRecord:
         end = time.monotonic() + self.settings.deadline
+        self._welcome(grid, self.report.missing if self.report is not None else ())
         messages = list(self.configure_train(number, arrays, ConfigRecord(), grid))
         replies = list(grid.send_and_receive(messages, timeout=self.settings.deadline))
         # A client whose process died is asked once more: the same request costs it nothing, its ledger knows it.
         lost = {r.metadata.src_node_id for r in replies if r.has_error() and _is_lost(r)}
         left = end - time.monotonic()
         if lost and left > 0:
-            again = [self._message(*self._requests[n], TRAIN, number) for n in lost if n in self._requests]
+            self._welcome(grid, [self._requests[n][0].client for n in lost if n in self._requests])
+            again = [self._message(*each, TRAIN, number) for each in self._again(lost)]
             replies = [r for r in replies if r.metadata.src_node_id not in lost]
             replies += grid.send_and_receive(again, timeout=left)
         aggregated, _ = self.aggregate_train(number, replies)
         return arrays if aggregated is None else aggregated
+
+    def _welcome(self, grid: Grid, silent: Iterable[str]) -> None:
+        """Members that came back under another node id take their places."""
+        if self.lobby is not None:
+            self.members = self.lobby.refresh(grid, self.members, silent)
+
+    def _again(self, lost: Iterable[int]) -> list[tuple[Member, TrainRequest]]:
+        """What to ask once more, of the nodes that the lost clients have by now."""
+        now = {member.client: member for member in self.members}
+        found: list[tuple[Member, TrainRequest]] = []
+        for node_id in lost:
+            if node_id in self._requests:
+                member, request = self._requests.pop(node_id)
+                member = now.get(member.client, member)
+                self._requests[member.node_id] = member, request
+                found.append((member, request))
+        return found
 
     # ---- helpers ------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from flwr.serverapp import Grid
@@ -52,7 +52,14 @@ def ask_who(grid: Grid, node_ids: Sequence[int], *, source: str, timeout: float)
 
 
 def gather(
-    grid: Grid, expected: int, *, source: str, deadline: float, enough: int = 0, poll: float = 0.2
+    grid: Grid,
+    expected: int,
+    *,
+    source: str,
+    deadline: float,
+    enough: int = 0,
+    poll: float = 0.2,
+    on_wait: Callable[[Sequence[str], Sequence[Refusal]], None] | None = None,
 ) -> list[Member]:
     """Waits until `expected` clients are there and returns them in partition order.
 
@@ -63,6 +70,7 @@ def gather(
         deadline: seconds to wait.
         enough: go on with this many when the deadline has passed; 0: only with all.
         poll: seconds between looks.
+        on_wait: told the clients that are there and the refusals so far, whenever a node has answered.
 
     Raises:
         InputError: too few came, or two say that they are the same client.
@@ -78,6 +86,8 @@ def gather(
             refusals += refused
             asked.update(fresh)
             known.update({member.node_id: member for member in members})
+            if on_wait is not None:
+                on_wait([member.client for member in sorted(known.values())], refusals)
         if len(known) >= expected:
             break
         late = time.monotonic() >= end

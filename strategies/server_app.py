@@ -6,12 +6,13 @@ results. What happens here: wait for the clients, restore or start, rounds with 
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from flwr.app import Context, Message
@@ -24,6 +25,7 @@ from fedpriv.errors import BudgetExceeded, CheckFailed, FedprivError, InputError
 from fedpriv.messages import (
     BUDGET,
     COUNT,
+    SIMULATION_VARIABLE,
     BudgetReply,
     CountRequest,
     Refusal,
@@ -39,11 +41,14 @@ from fedpriv.reports.folder import RunFolder
 from fedpriv.training import LocalWorker
 from strategies.aggregation import ServerOptimizer, make_optimizer, public_weights
 from strategies.base import FederatedStrategy, RoundReport, Scores, ServerState, Settings
+from strategies.lobby import AttentiveGrid, Lobby
 from strategies.roster import Member, gather
 
 Stage = Literal["waiting", "round", "evaluation", "done"]
 _CHECKPOINT_EVERY = 1.0  # seconds, in simulation: rounds since then are computed again to the same bit
 _STATUS_EVERY = 1.0  # seconds between updates of run.json
+_ACCOUNT = 60.0  # seconds that a deployed client has to state its account
+_ACCOUNT_EVERY = 60.0  # seconds between such questions
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,11 @@ def main(grid: Grid, context: Context) -> None:
 
     torch.set_num_threads(1)  # as on the clients: the start values are then the same everywhere
     scenario = Scenario.from_flat(context.run_config)
-    federation(grid, scenario, RunFolder.open(Path(scenario.run.out)))
+    folder = RunFolder.open(Path(scenario.run.out))
+    if os.environ.get(SIMULATION_VARIABLE) == "1":
+        federation(grid, scenario, folder)
+    else:
+        federation(AttentiveGrid(grid), scenario, folder, mode="deployment")
 
 
 def make_strategy(config: StrategyConfig) -> tuple[ServerOptimizer, dict[str, float]]:
@@ -147,12 +156,20 @@ class _Federation:
         self._started = time.monotonic()
         self._counted: dict[str, tuple[int, str]] = {}  # ledger heads that came with counts
         self._evaluated = frozenset(evaluated_rounds(scenario))
+        # Deployed clients withhold scores that nobody pays for, so they are not asked.
+        self._scored_at_all = self.simulated or any(each.kind == "metrics" for each in planned(scenario))
+        self._accounted = -np.inf
+        # Deployment: what each client last said of its account; the label of the run repeats it as such.
+        known = folder.status.get("stated")
+        self._stated: dict[str, Any] = dict(known) if isinstance(known, dict) else {}
 
     def complete(self) -> NDArray[np.float32]:
         """All of it."""
         self._source()
         members = self._members()
         strategy = self.strategy = self._make(members)
+        if not self.simulated:
+            strategy.lobby = Lobby(source_digest(), {member.node_id for member in members})
         state = self._restore()
         state.heads |= {client: head for client, head in self._counted.items() if client not in state.heads}
         strategy.state = state
@@ -207,6 +224,13 @@ class _Federation:
             source=source_digest(),
             deadline=federation.deadline,
             enough=min(federation.quorum, expected),
+            on_wait=None if self.simulated else self._waiting,
+        )
+
+    def _waiting(self, there: Sequence[str], refusals: Sequence[Refusal]) -> None:
+        """Who is there, for those who watch run.json."""
+        self.folder.update_status(
+            waiting={"expected": self._expected(), "there": list(there), "refused": [r.word for r in refusals]}
         )
 
     def _expected(self) -> int:
@@ -283,7 +307,10 @@ class _Federation:
         assert self.strategy is not None
         found = self.folder.load_checkpoint()
         if found is not None:
-            return ServerState.restore(*found)
+            state = ServerState.restore(*found)
+            if not self.simulated:
+                state.retired = {}  # an owner may have changed a mind or a file; who still refuses says so again
+            return state
         model = self.worker.initial_parameters()
         optimizer, rule = self.strategy.optimizer.init(model.size), self.strategy.settings.initial_rule
         return ServerState(round=0, model=model, optimizer=optimizer, rule=rule)
@@ -311,7 +338,10 @@ class _Federation:
         self.tell(Progress("round", report.round, self.rounds, len(report.asked), report, self.epsilon))
 
     def _due(self, number: int) -> bool:
-        return number in self._evaluated
+        if self._scored_at_all:
+            return number in self._evaluated
+        # Deployed clients that send no scores: only their accounts are asked for, which costs a message each way.
+        return number < self.rounds and time.monotonic() - self._accounted > _ACCOUNT_EVERY
 
     def _scored(self, number: int) -> bool:
         """Whether an earlier process got as far as the scores of this round."""
@@ -326,11 +356,15 @@ class _Federation:
         """Scores and epsilons of all clients as rows; the point forecast alone before the end."""
         assert self.strategy is not None
         samples = self.scenario.evaluation.samples if part == "test" else 0
-        scores = self.strategy.evaluate(self.grid, part=part, samples=samples)
+        scores = self.strategy.evaluate(self.grid, part=part, samples=samples) if self._scored_at_all else []
         rows = self._score_rows(scores, part, number)
         if self.scenario.privacy.enabled:
             budgets = self.budgets()
+            self._accounted = time.monotonic()
             self.epsilon = max((b.nominal for b in budgets), default=None)
+            if not self.simulated:
+                self._stated |= {b.client: {**b.account(), "round": number} for b in budgets}
+                self.folder.update_status(stated=self._stated)
             rows += [_row(number, b.client, "privacy", "ledger", "epsilon", b.nominal) for b in budgets]
         self.folder.append_rows(rows)
         members = len(self.strategy.members)
@@ -356,12 +390,16 @@ class _Federation:
         """Every client's account, in partition order; those that do not answer are left out."""
         assert self.strategy is not None
         deadline = self.scenario.federation.deadline
+        deadline = deadline if self.simulated else min(deadline, _ACCOUNT)
+        names = [member.client for member in self.strategy.members]
         order = {member.node_id: place for place, member in enumerate(self.strategy.members)}
         asked = [query(node_id, BUDGET, ttl=max(deadline, 1.0)) for node_id in order]
         found: dict[int, BudgetReply] = {}
         for reply in self.grid.send_and_receive(asked, timeout=deadline):
             try:
-                found[order[reply.metadata.src_node_id]] = read_budget(reply)
+                place, said = order[reply.metadata.src_node_id], read_budget(reply)
+                if said.client == names[place]:  # nobody speaks for another
+                    found[place] = said
             except (WireError, KeyError):
                 continue  # a client that cannot say has no row; its training reply says why
         return [found[place] for place in sorted(found)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli import audit, compare, data, doctor, ledger, plan, runs, use
+from fedpriv.cli import audit, compare, data, doctor, federation, ledger, node, plan, runs, use
 
 app = typer.Typer(
     name="fedpriv",
@@ -47,5 +47,7 @@ app.command("impute", help=use.IMPUTE)(use.impute)
 app.command("plan", help=plan.HELP)(plan.plan)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(data.app, name="data")
+app.add_typer(federation.app, name="federation")
+app.add_typer(node.app, name="node")
 app.command("audit", help=audit.HELP)(audit.audit)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)

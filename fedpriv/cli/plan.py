@@ -63,7 +63,7 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
     Raises:
         InputError: the data cannot be found, or only one of the two sizes is given.
     """
-    from fedpriv.data.clients import load_client, roster
+    from fedpriv.data.clients import roster, training_size
     from fedpriv.data.windows import day_steps
     from fedpriv.errors import InputError
     from fedpriv.privacy.plan import Situation
@@ -81,8 +81,8 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
         sizes[meters, days * a_day] = []
     else:
         for name in members.names:
-            client = load_client(scenario, name)
-            sizes.setdefault((client.num_meters, client.train.stop - client.train.start), []).append(name)
+            count, train = training_size(scenario, name)
+            sizes.setdefault((count, train.stop - train.start), []).append(name)
     shared: dict[str, Any] = {
         "sampler": RandomPhaseTiling(scenario.task.window, privacy.sampling_prob),
         "steps_per_day": a_day,

@@ -12,7 +12,7 @@ from fedpriv.config.values import MaybeFloat, Names, Section
 class DataConfig(Section):
     """Where the series come from and how they are cut in time."""
 
-    source: Literal["synthetic", "eia930", "pjm", "ett", "sgsc", "csv"] = "synthetic"
+    source: Literal["synthetic", "eia930", "pjm", "ett", "sgsc", "csv", "nodes"] = "synthetic"
     dir: str = Field("", description="directory of the published files; empty: the FEDPRIV_DATA_DIR variable")
     path: str = Field("", description="the user's own CSV or Parquet file, or a directory of them (source = csv)")
     clients: Names = Field((), description="which clients of the source; empty: all, or the first partition.clients")
@@ -29,10 +29,11 @@ class DataConfig(Section):
     time_column: str = Field("", description="csv: column with time stamps; empty: the first one")
     client_column: str = Field("", description="csv, long format: column naming the client or meter; empty: wide")
     value_column: str = Field("", description="csv, long format: column with the readings")
+    group: str = Field("", description="csv: the whole file is one client of this name, its columns or ids are meters")
     unit: str = Field("", description="csv: physical unit of the readings, for labels")
     duplicates: Literal["refuse", "mean"] = Field("refuse", description="csv: one stamp with several values")
-    days: int = Field(730, ge=14, le=36_525, description="synthetic: calendar length, days")
-    meters: int = Field(1, ge=1, le=100_000, description="synthetic: meters per client")
+    days: int = Field(730, ge=14, le=36_525, description="synthetic, and declared for nodes: calendar length, days")
+    meters: int = Field(1, ge=1, le=100_000, description="synthetic, and declared for nodes: meters per client")
     seed: int = Field(20, ge=0, description="synthetic: seed of the generated utilities (not of the run)")
 
     @model_validator(mode="after")
@@ -44,6 +45,10 @@ class DataConfig(Section):
             raise ValueError(f"low={self.low:g} is not below high={self.high:g}")
         if self.source == "csv" and not self.path:
             raise ValueError("source = csv needs data.path")
+        if self.group and self.source != "csv":
+            raise ValueError(f"group={self.group!r} is for source = csv only; leave it empty")
+        if self.source == "nodes" and not self.frequency:
+            raise ValueError("source = nodes needs data.frequency, the step that all nodes agree on, such as 1h")
         return self
 
 

@@ -139,6 +139,8 @@ def _chosen_channels(data: DataConfig) -> tuple[str, ...]:
 
 def _available(data: DataConfig, partition: PartitionConfig) -> tuple[str, ...]:
     source = SOURCES[data.source]
+    if data.group:  # data.clients then names the columns that are its meters
+        return (data.group,)
     if not data.clients:
         count = PARTITIONERS[partition.kind].wanted(partition)
         natural = partition.kind == "natural" and not partition.by
@@ -178,6 +180,19 @@ def load_client(scenario: Scenario, name: str) -> ClientData:
     data, partition, task = scenario.data, scenario.partition, scenario.task
     stamps = _source_stamps(data, partition, name)
     return _load(data, partition, task.context, task.horizon, name, stamps)  # pyright: ignore
+
+
+def training_size(scenario: Scenario, name: str) -> tuple[int, slice]:
+    """(meters, range of the training calendar in steps) of one client: public facts.
+
+    A server does not know its nodes' calendars: there the declared size of a typical one stands for each.
+    """
+    data = scenario.data
+    if data.source != "nodes":
+        client = load_client(scenario, name)
+        return client.num_meters, client.train
+    steps = int(pd.Timedelta(days=data.days) / roster(scenario).step)
+    return data.meters, slice(0, int(steps * data.train_fraction))
 
 
 def describe(scenario: Scenario) -> dict[str, Any]:

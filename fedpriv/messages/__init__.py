@@ -7,7 +7,17 @@ there are, and a server encodes it once per round for all clients. Errors travel
 """
 
 from fedpriv.messages.evaluate import EVALUATE, EvaluateReply, EvaluateRequest, read_evaluate_reply
-from fedpriv.messages.fields import SCHEMA, Basis, Field, Mode, Part, Refusal, WireError, refusal_of
+from fedpriv.messages.fields import (
+    SCHEMA,
+    SIMULATION_VARIABLE,
+    Basis,
+    Field,
+    Mode,
+    Part,
+    Refusal,
+    WireError,
+    refusal_of,
+)
 from fedpriv.messages.model import MAX_PARAMETERS, Flat, all_finite, decode_model, encode_model
 from fedpriv.messages.queries import (
     BUDGET,
@@ -31,6 +41,7 @@ __all__ = [
     "HELLO",
     "MAX_PARAMETERS",
     "SCHEMA",
+    "SIMULATION_VARIABLE",
     "TRAIN",
     "Basis",
     "BudgetReply",

@@ -19,6 +19,7 @@ from fedpriv.errors import CheckFailed
 SCHEMA: Final = 1
 Part = Literal["validation", "test"]
 Mode = Literal["simulation", "deployment"]
+SIMULATION_VARIABLE: Final = "FEDPRIV_SIMULATION"  # "1" in every process that our simulation launchers start
 
 
 class Basis(StrEnum):

@@ -89,6 +89,10 @@ class BudgetReply(Numbers):
     ledger_seq: int = event(int, "number of the newest ledger entry", 0, 2**62)
     ledger_head: str = event(str, "hash of that entry")
 
+    def account(self) -> dict[str, float]:
+        """The numbers of the account."""
+        return {"committed": self.committed, "nominal": self.nominal, "budget": self.budget, "delta": self.delta}
+
 
 def query(node_id: int, kind: Literal["query.hello", "query.budget"], *, ttl: float) -> Message:
     """An empty question of one of the two kinds that a client answers."""

@@ -33,7 +33,7 @@ from fedpriv.privacy.side_releases import side_event_for
 from fedpriv.privacy.signing import sign_label, verify_label
 from fedpriv.privacy.units import DAYS_IN_MONTH, METER, READING, Relation, Unit
 
-__all__ = ["build_label", "sign_label", "verify_label"]
+__all__ = ["build_label", "build_stated_label", "sign_label", "verify_label"]
 
 RUNGS = ("reading", "day", "week", "month", "meter")
 PUBLIC = (
@@ -127,40 +127,129 @@ def build_label(
         raise InputError(
             f"a label is about one unit, relation, delta and mode, not {sorted(bindings)}; none was written."
         )
-    unit, relation, delta, mode = bindings.pop()
-    seeded = mode == "simulation" if seeded is None else seeded
-    both = {
+    unit, relation, delta, mode = binding = bindings.pop()
+    both = _both(scenario, accounts, unit, delta, steps_per_day)
+    if unit in both[_key(relation)] and both[_key(relation)][unit] is None:
+        # a filter says nothing about other units, but it does about its own
+        both[_key(relation)][unit] = _largest(committed)
+    return {
+        **_statement(accounts, binding, both, mechanism, seeded=mode == "simulation" if seeded is None else seeded),
+        "committed": committed,
+        "nominal": nominal,
+        "max_epsilon": _largest(committed),
+        "side_releases": [*_side_rows(_side(accounts)), *(dict(r) for r in side_releases)],
+        "audit": dict(audit) if audit else None,
+    }
+
+
+def build_stated_label(
+    scenario: Scenario,
+    contracts: Sequence[AnyContract],
+    stated: Mapping[str, Mapping[str, float]],
+    *,
+    steps_per_day: int,
+    audit: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The label of a deployed run as its server can make it: the contract's mechanism, accounts as clients state them.
+
+    A server sees no ledger. Each client's own label, made and signed at its own machine, is the statement that counts;
+    this one repeats what they said, and says so. Where a client committed more than this run costs (it took part in
+    other runs), the rungs of other units are left open: what those runs cost there is not known here.
+
+    Args:
+        scenario: what was run.
+        contracts: what every client enrolled for it: the steps, and the side releases.
+        stated: client -> {committed, nominal, budget, delta} of its last answer.
+        steps_per_day: readings in 24 hours.
+        audit: result and date of the last audit.
+
+    Raises:
+        InputError: no client has stated its account.
+    """
+    if not stated:
+        raise InputError("no client has stated its account, so nothing can be claimed; no label was written.")
+    first = contracts[0]
+    account = _Account(
+        tuple(c for c in contracts if not isinstance(c, RenyiContract)),
+        tuple(c for c in contracts if isinstance(c, RenyiContract)),
+    )
+    accounts: dict[_Account, int | None] = {account: None}
+    binding = (first.unit, first.relation, first.delta, "deployment")
+    both = _both(scenario, accounts, first.unit, first.delta, steps_per_day)
+    committed = {client: _finite(said["committed"]) for client, said in sorted(stated.items())}
+    largest, own = _largest(committed), both[_key(first.relation)]
+    known = own.get(first.unit)
+    if largest is None or known is None or largest > known * (1 + 1e-6):
+        for ladder in both.values():
+            ladder.update(dict.fromkeys(ladder))
+        own[first.unit] = largest
+    mechanism = {client: _mechanism(scenario, account.training[-1]) for client in committed}
+    return {
+        **_statement(accounts, binding, both, mechanism, seeded=False),
+        "committed": committed,
+        "nominal": {client: _finite(said["nominal"]) for client, said in sorted(stated.items())},
+        "max_epsilon": largest,
+        "side_releases": _side_rows(_side(accounts)),
+        "audit": dict(audit) if audit else None,
+        "stated_by": "each client itself, over all its runs; its own signed label (`fedpriv ledger label` at its "
+        "machine) is the statement that counts",
+    }
+
+
+def _key(relation: str) -> str:
+    """Under which relation's ladder a label looks first."""
+    return Relation.REPLACE_ONE.value if relation == Relation.REPLACE_ONE else Relation.ZERO_OUT.value
+
+
+def _largest(committed: Mapping[str, float | None]) -> float | None:
+    known = [c for c in committed.values() if c is not None]
+    return max(known) if len(known) == len(committed) else None
+
+
+def _side(accounts: Mapping[_Account, int | None]) -> list[Contract]:
+    return [c for account in accounts for c in account.side]
+
+
+def _both(
+    scenario: Scenario | None,
+    accounts: Mapping[_Account, int | None],
+    unit: str,
+    delta: float,
+    steps_per_day: int | None,
+) -> dict[str, dict[str, float | None]]:
+    return {
         r.value: _worst([_ladder(scenario, k, n, unit, delta, r, steps_per_day) for k, n in accounts.items()])
         for r in (Relation.ZERO_OUT, Relation.REPLACE_ONE)
     }
-    claims = list(committed.values())
-    largest = None if None in claims else max(c for c in claims if c is not None)
-    own = both[Relation.REPLACE_ONE.value if relation == Relation.REPLACE_ONE else Relation.ZERO_OUT.value]
-    if unit in own and own[unit] is None:
-        own[unit] = largest  # a filter says nothing about other units, but it does about its own
-    side = _side_rows([c for account in accounts for c in account.side])
+
+
+def _statement(
+    accounts: Mapping[_Account, int | None],
+    binding: tuple[str, str, float, str],
+    both: Mapping[str, Mapping[str, float | None]],
+    mechanism: Mapping[str, Mapping[str, Any]],
+    *,
+    seeded: bool,
+) -> dict[str, Any]:
+    """What all labels say beside the accounts of the clients."""
+    unit, relation, delta, mode = binding
     return {
         "unit": unit,
         "relation": relation,
         "delta": delta,
-        "ladder": own,
+        "ladder": both[_key(relation)],
         "ladders": both,
-        "committed": committed,
-        "nominal": nominal,
-        "max_epsilon": largest,
         "seeded": seeded,
         "mode": mode,
         "mechanism": mechanism,
-        "side_releases": [*side, *(dict(r) for r in side_releases)],
         "public": list(PUBLIC),
         "adversary": ADVERSARY,
         "accountant": _accountant(accounts),
         "random_source": "seeded streams (PCG64): repeatable, so NOT A GUARANTEE"
         if seeded
         else "AES-256-CTR keyed by the operating system",
-        "evaluation": _evaluation(mode, side),
+        "evaluation": _evaluation(mode, _side_rows(_side(accounts))),
         "assumptions": [a for a in ASSUMPTIONS if not (a.startswith("arithmetic") and _is_hardened(mechanism))],
-        "audit": dict(audit) if audit else None,
     }
 
 

@@ -34,7 +34,7 @@ class ModelFacts:
         unit: physical unit; may be empty.
         timezone: clock of the stamps, "UTC" or "local".
         clients: whose data.
-        start, stop: first and last stamp of the training parts.
+        start, stop: first and last stamp of the training parts; None where only the clients know.
         licence, citation: of the source; may be empty.
     """
 
@@ -43,8 +43,8 @@ class ModelFacts:
     unit: str
     timezone: str
     clients: tuple[str, ...]
-    start: pd.Timestamp
-    stop: pd.Timestamp
+    start: pd.Timestamp | None
+    stop: pd.Timestamp | None
     licence: str = ""
     citation: str = ""
 
@@ -87,8 +87,8 @@ def build_card(view: RunView, facts: ModelFacts) -> dict[str, Any]:
             "source": data.source,
             "partition": scenario.partition.kind,
             "clients": list(facts.clients),
-            "train_start": facts.start.isoformat(),
-            "train_stop": facts.stop.isoformat(),
+            "train_start": facts.start.isoformat() if facts.start is not None else "",
+            "train_stop": facts.stop.isoformat() if facts.stop is not None else "",
             "licence": facts.licence,
             "citation": facts.citation,
         },
@@ -167,6 +167,8 @@ def limits(view: RunView, facts: ModelFacts) -> list[str]:
 def _sources(scenario: Scenario, facts: ModelFacts) -> str:
     count = len(facts.clients)
     clients = f"{count} client{'s' if count != 1 else ''} of the source {scenario.data.source}"
+    if facts.start is None or facts.stop is None:
+        return clients
     return f"{clients}, {facts.start:%Y-%m-%d} to {facts.stop:%Y-%m-%d}"
 
 
@@ -192,7 +194,12 @@ def render_card(view: RunView, card: Mapping[str, Any]) -> str:
         ("Scaling", _scaling(card)),
         ("Season of its baseline", f"{task['period']} steps"),
         ("Trained on", f"{data['source']}: {_shown(data['clients'])}"),
-        ("Training period", f"{data['train_start'][:10]} to {data['train_stop'][:10]}"),
+        (
+            "Training period",
+            f"{data['train_start'][:10]} to {data['train_stop'][:10]}"
+            if data["train_start"]
+            else "known to the clients only",
+        ),
         ("Licence of the data", data["licence"] or "not stated"),
         ("Citation", data["citation"] or "none"),
     ]

@@ -6,6 +6,7 @@ from fedpriv.data.sources.base import Parts, Series, Source
 from fedpriv.data.sources.csv import CsvSource
 from fedpriv.data.sources.eia930 import Eia930Source
 from fedpriv.data.sources.ett import EttSource
+from fedpriv.data.sources.nodes import NodesSource
 from fedpriv.data.sources.pjm import PjmSource
 from fedpriv.data.sources.sgsc import SgscSource
 from fedpriv.data.sources.synthetic import SyntheticSource
@@ -17,6 +18,7 @@ SOURCES: dict[str, Source] = {
     "ett": EttSource(),
     "sgsc": SgscSource(),
     "csv": CsvSource(),
+    "nodes": NodesSource(),
 }
 
 __all__ = ["SOURCES", "Parts", "Series", "Source"]

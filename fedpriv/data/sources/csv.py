@@ -6,6 +6,9 @@ file, channels         the file is one client, and the named columns are its cha
 directory, wide        every file is a client, and its columns are the client's meters
 directory, long        every file is a client, and its ids are the client's meters
 directory, channels    every file is a client with one meter, and the named columns are its channels
+
+With `data.group` a single file is one client of that name, whatever its columns are called: the columns or ids (those
+in `data.clients`, or all) are its meters, or the named channels are those of its one meter.
 """
 
 from __future__ import annotations
@@ -42,11 +45,13 @@ class CsvSource:
 
     def known(self, config: DataConfig) -> Sequence[str]:
         """File names, column names, or nothing (ids are checked when they are read)."""
-        return () if _ids_are_clients(config) else self.default(config, 0)
+        return () if _ids_are_clients(config) or config.group else self.default(config, 0)
 
     def default(self, config: DataConfig, count: int) -> Sequence[str]:
         """Files by name, columns as they stand, ids in order of appearance."""
         path = _path(config)
+        if config.group:
+            return [config.group]
         if path.is_dir():
             return [series_name(file) for file in _files(path)]
         if config.channels:
@@ -86,6 +91,8 @@ class CsvSource:
     def disclosed(self, config: DataConfig) -> Sequence[str]:
         """The step, and the client names where they come out of the data."""
         found = ["step (from the first stamps)"]
+        if config.group:
+            return found
         if _ids_are_clients(config) and not config.clients:
             found.append(f"client names (a scan of column {config.client_column!r}; give data.clients to avoid it)")
         elif not config.clients:
@@ -100,14 +107,14 @@ class CsvSource:
     def read(self, config: DataConfig, name: str) -> Series:
         """[M, T, C] by the layout of the module's table."""
         (path,) = self.files(config, name)
-        separate = _path(config).is_dir()
+        chosen = config.clients if config.group else () if _path(config).is_dir() else (name,)  # empty: all
         if config.channels:
             return Series.of_channels(_read(path, config, columns=config.channels), meter=name)
         if config.client_column:
             time = time_column_of(path, config.time_column)
             channel = value_column_of(path, time, config.client_column, config.value_column)
-            return Series.of_meters(_read(path, config, ids=() if separate else (name,)), channel=channel)
-        return Series.of_meters(_read(path, config, columns=() if separate else (name,)), channel="value")
+            return Series.of_meters(_read(path, config, ids=chosen), channel=channel)
+        return Series.of_meters(_read(path, config, columns=chosen), channel="value")
 
 
 def _read(path: Path, config: DataConfig, *, columns: Sequence[str] = (), ids: Sequence[str] = ()) -> Table:
@@ -127,6 +134,11 @@ def _path(config: DataConfig) -> Path:
     path = Path(config.path).expanduser()
     if not path.exists():
         raise InputError(f"data.path={config.path!r} does not exist; nothing was started.")
+    if config.group and path.is_dir():
+        raise InputError(
+            f"data.group={config.group!r} makes one file one client, but {config.path!r} is a directory; nothing "
+            "was started."
+        )
     if config.channels and path.is_file():
         require_columns(config.channels, header(path), where=f"file {path}")
     return path

@@ -142,7 +142,7 @@ class TestFlowerLauncher:
         changed = Scenario().override(
             {"run.seed": 9, "privacy.clipper_options": {"r": 0.5}, "data.clients": ["A", "B"]}
         )
-        fused = fuse_dicts(default, flatten_dict(flower_launch._nested(changed)))
+        fused = fuse_dicts(default, flatten_dict(flower_launch.nested(changed)))
         assert Scenario.from_flat(fused) == changed
         assert (tmp_path / "fab" / "fedpriv" / "data" / "registry.json").exists()
 
