@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _EVERY = 10.0  # seconds between plain lines
+NAMES = {"checking": "combinations checked", "tuning": "tuning runs", "running": "runs", "done": "runs"}
 
 
 class State(Protocol):
@@ -39,7 +40,7 @@ def make_progress() -> Plain | Live:
 
 def words(state: State) -> str:
     """`, about 12 min 3 s left, 1 failed`, as far as there is something to say."""
-    text = f", about {clock(state.left)} left" if state.left is not None and state.stage == "running" else ""
+    text = f", about {clock(state.left)} left" if state.left is not None and state.stage != "done" else ""
     return text + (f", {state.failed} failed" if state.failed else "")
 
 
@@ -58,15 +59,14 @@ class Plain:
             match state.stage:
                 case "checking":
                     self._say(f"checking {state.total} combinations before anything is run")
-                case "running":
+                case "tuning" | "running":
                     before = f", {state.done} done before" if state.done else ""
-                    self._say(f"{state.total} different runs{before}")
+                    self._say(f"{state.total} different {NAMES[state.stage]}{before}")
                 case _:
                     self._say(f"{state.done}/{state.total} runs{words(state)}, {clock(now - self._began)}")
         elif now - self._said >= _EVERY:
             self._said = now
-            kind = "combinations checked" if state.stage == "checking" else "runs"
-            self._say(f"{state.done}/{state.total} {kind}{words(state)}")
+            self._say(f"{state.done}/{state.total} {NAMES[state.stage]}{words(state)}")
 
     def checking(self, done: int, total: int) -> None:
         """Combinations checked."""
@@ -94,8 +94,8 @@ class Live:
         if state.stage == "checking":
             self.checking(state.done, state.total)
             return
-        if self._stage != "running":
-            self._open("runs", "running")
+        if self._stage != state.stage and state.stage != "done":
+            self._open("tuning" if state.stage == "tuning" else "runs", state.stage)
         assert self._bar is not None and self._task is not None
         self._bar.update(
             self._task, total=1.0, completed=state.share, details=f"{state.done}/{state.total} runs{words(state)}"

@@ -166,13 +166,13 @@ def plan(spec: Spec, *, tuned: Tuned | None = None, told: Told | None = None) ->
     for index, point in enumerate(points):
         chosen = dict(tuned(point)) if tuned else {}
         try:
-            resolved = _resolved(point.scenario, chosen)
-            check(resolved, checked)
+            ready = resolved(point.scenario, chosen)
+            check(ready, checked)
         except InputError as error:
             problems.append(f"{point.words()}: {error}")
             continue
         for seed in spec.sweep.seeds:
-            scenario = resolved.override({"run.seed": seed, "run.name": spec.sweep.name, "run.engine": "inline"})
+            scenario = ready.override({"run.seed": seed, "run.name": spec.sweep.name, "run.engine": "inline"})
             digest = scenario.digest()
             found.append(
                 Planned(
@@ -199,11 +199,11 @@ def plan(spec: Spec, *, tuned: Tuned | None = None, told: Told | None = None) ->
     return found
 
 
-def _resolved(scenario: Scenario, chosen: Mapping[str, Any]) -> Scenario:
+def resolved(scenario: Scenario, chosen: Mapping[str, Any]) -> Scenario:
     """Noise multiplier and learning rate filled in (they depend on no seed), with what tuning chose."""
     factor = float(chosen.get(FACTOR, 1.0))
     stated = scenario.optimizer.learning_rate is not None
-    scenario = scenario.override({key: value for key, value in chosen.items() if key != FACTOR})
+    scenario = canonical(scenario.override({key: value for key, value in chosen.items() if key != FACTOR}))
     scenario = prepare(scenario, {"run.out": "unused"})
     rate = scenario.optimizer.learning_rate
     if rate is not None and factor != 1.0 and not stated:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from fedpriv.errors import InputError
+from fedpriv.reports.atomic import write_json
 from simulations.resources import cores
 from simulations.sweep.grid import Planned, distinct, plan
 from simulations.sweep.pool import Pool, ProcessPool, Step
@@ -18,8 +20,10 @@ from simulations.sweep.spec import Spec
 from simulations.sweep.store import SweepFolder, failures
 from simulations.sweep.studies import load
 from simulations.sweep.task import Outcome, Task
+from simulations.sweep.tuning import Trial, Tuned, choose, trials
 
 Engine = Literal["processes", "ray"]
+Stage = Literal["checking", "tuning", "running", "done"]
 _SAVE_EVERY = 2.0  # seconds between updates of runs.json
 
 
@@ -28,14 +32,14 @@ class State:
     """What a display of progress needs.
 
     Attributes:
-        stage: checking, running or done.
+        stage: checking, tuning, running or done.
         done, total: combinations checked, or runs through, this and earlier sessions together.
         failed: of the runs.
         share: of the work, by cost.
         left: seconds left; None while unknown.
     """
 
-    stage: Literal["checking", "running", "done"]
+    stage: Stage
     done: int
     total: int
     failed: int = 0
@@ -140,13 +144,16 @@ def compare(
     spec = prepare(sweep, overrides, quick=quick)
     tell = progress or (lambda state: None)
     points = plan(spec, told=lambda done, total: tell(State("checking", done, total)))
+    every = trials(spec)
     folder = SweepFolder.create(Path(out) if out else default_folder(spec), spec, resume=resume)
-    with folder.lock():
-        work = _Work(folder, points, tell, str(Path(cache).resolve()) if cache else "")
-        if work.tasks:
-            with make_pool(engine, jobs or cores(), folder.path, points, address) as pool:
-                work.run(pool)
-        work.save()
+    with folder.lock(), _Lazy(lambda: make_pool(engine, jobs or cores(), folder.path, points, address)) as pool:
+        store = str(Path(cache).resolve()) if cache else ""
+        if every:
+            tuned = tune(folder, every, pool, tell, store)
+            points = plan(spec, tuned=tuned)
+        work = _Work(points, folder.run, tell, lambda found: folder.write_runs(points, found), store)
+        work.page = spec.sweep.page
+        work.run(pool)
         folder.write_results(points, work.outcomes)
         if page:
             write_page(folder.path)
@@ -186,35 +193,68 @@ def write_page(path: Path) -> Path | None:
     return path / "report.html"
 
 
+def tune(folder: SweepFolder, every: Sequence[Trial], pool: _Lazy, tell: Listener, cache: str) -> Tuned:
+    """Runs the trials, writes tuning.json, and says what to take.
+
+    Raises:
+        InputError: no trial of a rule came to an end.
+    """
+    place = folder.path / "tuning" / "runs"
+    work = _Work([run for trial in every for run in trial.runs], lambda name: place / name, tell, cache=cache)
+    work.stage = "tuning"
+    work.run(pool)
+    tuned = choose(folder.spec, every, place)
+    write_json(folder.path / "tuning.json", tuned.record)
+    return tuned
+
+
+class _Lazy:
+    """A pool that is made when there is something to run."""
+
+    def __init__(self, make: Callable[[], Pool]) -> None:
+        self._make = make
+        self._stack = ExitStack()
+        self._pool: Pool | None = None
+
+    def __enter__(self) -> _Lazy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Step | Outcome]:
+        """As `Pool.run`."""
+        if not tasks:
+            return iter(())
+        if self._pool is None:
+            self._pool = self._stack.enter_context(self._make())
+        return self._pool.run(tasks)
+
+
 @dataclass
 class _Work:
-    """The runs of one call: what is through, what is left, how long it may take."""
+    """Runs of one call: what is through, what is left, how long it may take."""
 
-    folder: SweepFolder
     points: Sequence[Planned]
+    place: Callable[[str], Path]
     tell: Listener
+    keep: Callable[[Mapping[str, Outcome]], None] = lambda found: None
     cache: str = ""
+    stage: Stage = "running"
+    page: bool = False
     outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
-    tasks: list[Task] = field(default_factory=list[Task])
 
     def __post_init__(self) -> None:
         runs = distinct(self.points)
+        self._left: list[Planned] = []
         self._cost = {point.run: point.cost for point in runs}
         self._all = sum(self._cost.values())
         for point in runs:
-            found = self.folder.outcome(point.run)
+            found = Outcome.read(self.place(point.run))
             if found is not None and found.status != "failed":
                 self.outcomes[point.run] = found
-                continue
-            self.tasks.append(
-                Task(
-                    run=point.run,
-                    out=str(self.folder.run(point.run).resolve()),
-                    scenario=point.scenario.flat(),
-                    page=self.folder.spec.sweep.page,
-                    cache=self.cache,
-                )
-            )
+            else:
+                self._left.append(point)
         self.total = len(runs)
         self._before = sum(self._cost[name] for name in self.outcomes)
         self._partial: dict[str, float] = {}
@@ -231,11 +271,21 @@ class _Work:
         """Of these, failed."""
         return sum(outcome.status == "failed" for outcome in self.outcomes.values())
 
-    def run(self, pool: Pool) -> None:
-        """All tasks; runs.json follows."""
+    def run(self, pool: _Lazy) -> None:
+        """All that is left; `keep` follows."""
         self.save()
         self.tell(self._state())
-        for event in pool.run(self.tasks):
+        tasks = [
+            Task(
+                run=point.run,
+                out=str(self.place(point.run).resolve()),
+                scenario=point.scenario.flat(),
+                page=self.page,
+                cache=self.cache,
+            )
+            for point in self._left
+        ]
+        for event in pool.run(tasks):
             if isinstance(event, Step):
                 self._partial[event.run] = self._cost[event.run] * event.round / max(event.rounds, 1)
             else:
@@ -244,14 +294,15 @@ class _Work:
                 if time.monotonic() - self._saved > _SAVE_EVERY:
                     self.save()
             self.tell(self._state())
+        self.save()
 
     def save(self) -> None:
-        """runs.json."""
-        self.folder.write_runs(self.points, self.outcomes)
+        """What has become of the runs so far."""
+        self.keep(self.outcomes)
         self._saved = time.monotonic()
 
     def _state(self) -> State:
         through = sum(self._cost[name] for name in self.outcomes) + sum(self._partial.values())
         mine, elapsed = through - self._before, time.monotonic() - self._began
         left = elapsed * (self._all - through) / mine if mine > 0 else None
-        return State("running", self.done, self.total, self.failed, through / max(self._all, 1e-9), left)
+        return State(self.stage, self.done, self.total, self.failed, through / max(self._all, 1e-9), left)
