@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -28,11 +28,13 @@ Your own scenario file, on worker processes, for a script:
 """
 REPORT = """Write the page and figures of a run or a sweep again.
 
-Works for interrupted runs too; nothing is trained and no ledger is touched.
+Works for interrupted ones too; nothing is trained and no ledger is touched.
 
 \b
-Example:
+A run:
   fedpriv report runs/eia-8
+A sweep of `fedpriv compare` (comparison.json, report.html, figures/):
+  fedpriv report sweeps/clippers
 """
 SCENARIOS = """List the named scenarios, or show one in full.
 
@@ -104,37 +106,30 @@ def simulate(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder or a sweep folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or the folder of a sweep.")],
     as_json: Json = False,
 ) -> None:
-    """Writes report.html and figures/ of a run folder or a sweep folder."""
-    from simulations.sweep.store import is_sweep
-
-    if is_sweep(folder):
-        _report_sweep(folder, as_json)
-        return
+    """Writes report.html and figures/ of a run or a sweep."""
+    from fedpriv.reports.atomic import read_json
+    from fedpriv.reports.comparison import is_sweep, write_comparison
     from fedpriv.reports.page import write_report
     from fedpriv.reports.tables import run_summary
 
+    if is_sweep(folder):
+        write_comparison(folder)
+        found = read_json(folder / "comparison.json")
+        if as_json:
+            state.emit(found)
+            return
+        paragraphs = [found["headline"], *cast("list[str]", found["answer"])]
+        state.say("\n\n".join(map(str, paragraphs)) + f"\n\nReport: {folder / 'report.html'}")
+        return
     page = write_report(folder)
     summary = run_summary(folder)
     if as_json:
         state.emit(summary)
         return
     state.say(f"{summary['answer']}\n\nReport: {page}")
-
-
-def _report_sweep(folder: Path, as_json: bool) -> None:
-    from fedpriv.errors import InputError
-    from simulations.sweep.run import write_page
-
-    page = write_page(folder)
-    if page is None:
-        raise InputError("this installation cannot write the page of a sweep; its table is results.parquet.")
-    if as_json:
-        state.emit({"folder": str(folder), "report": str(page)})
-        return
-    state.say(f"Report: {page}")
 
 
 def scenarios(

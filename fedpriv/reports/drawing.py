@@ -38,11 +38,25 @@ class Palette:
     naive: str = "#d55e00"
     last: str = "#8a6d9b"
     other: str = "#009e73"
+    s0: str = "#0072b2"
+    s1: str = "#d55e00"
+    s2: str = "#009e73"
+    s3: str = "#aa4499"
+    s4: str = "#b37700"
+    s5: str = "#4b3fa8"
+    s6: str = "#8c2d04"
+    s7: str = "#5b6675"
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Colours for series that have no role of their own."""
+        return (self.s0, self.s1, self.s2, self.s3, self.s4, self.s5, self.s6, self.s7)
 
 
 LIGHT = Palette()
-STAND_IN = Palette(*(f"#f0e1{i:02x}" for i in range(1, 9)))
-_CSS = {getattr(STAND_IN, role): f"var(--fig-{role})" for role in Palette.__dataclass_fields__}
+_ROLES = tuple(Palette.__dataclass_fields__)
+STAND_IN = Palette(*(f"#f0e1{i:02x}" for i in range(1, len(_ROLES) + 1)))
+_CSS = {getattr(STAND_IN, role): f"var(--fig-{role})" for role in _ROLES}
 
 Draw = Callable[[Palette], Figure]
 

@@ -28,7 +28,7 @@ def pictures(view: RunView, directory: Path) -> dict[str, Picture]:
     if examples is not None:
         for i in range(len(examples)):
             alt = f"Line chart: forecast example of {examples.client[i]} with 90 % band and truth"
-            plans.append((f"example-{i + 1}", alt, _example(examples, i)))
+            plans.append((f"example-{i + 1}", alt, example_drawing(examples, i)))
     directory.mkdir(exist_ok=True)
     found: dict[str, Picture] = {}
     for name, alt, draw in plans:
@@ -209,7 +209,9 @@ def _rounds(view: RunView, metric: str = "mse") -> Draw | None:
 # ---- examples ---------------------------------------------------------------------------------------
 
 
-def _example(examples: ForecastExamples, index: int) -> Draw:
+def example_drawing(examples: ForecastExamples, index: int, *, title: str = "") -> Draw:
+    """One window: what was given, the forecast (or filling) with its band, the truth; the client is the title."""
+
     def draw(palette: Palette) -> Figure:
         made, axes = figure(2.75)
         horizon = examples.truth.shape[1]
@@ -236,7 +238,7 @@ def _example(examples: ForecastExamples, index: int) -> Draw:
         axes.plot(ahead, examples.point[index], color=palette.ours, label="forecast")
         axes.plot(ahead, examples.truth[index], color=palette.text, linestyle="--", linewidth=1.4, label="truth")
         date_axis(axes)
-        axes.set_title(words(str(examples.client[index]), 60))
+        axes.set_title(words(title or str(examples.client[index]), 60))
         axes.set_ylabel(words(examples.unit) or "value")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -28,11 +28,12 @@ _DATASETS = {"eia930": "eia930", "pjm": "pjm", "ett": "ett", "sgsc": "sgsc10"}  
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is shown, what is sorted by, and whether it is good news."""
+    """One cell: what is shown, what is sorted by, whether it is good news, and where it leads."""
 
     text: str
     value: float | None = None
     tone: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

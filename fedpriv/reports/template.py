@@ -10,12 +10,16 @@ STYLE = """
   --paper:#ffffff; --card:#f5f7fa; --text:#1c2430; --muted:#566173; --line:#d9dee5; --link:#005a93; --good:#00694b;
   --bad:#a8420a; --warn-bg:#fff4dc; --warn-line:#d39b22;
   --fig-text:#1c2430; --fig-muted:#5b6675; --fig-grid:#d9dee5; --fig-paper:#ffffff; --fig-ours:#0072b2;
-  --fig-naive:#d55e00; --fig-last:#8a6d9b; --fig-other:#009e73; }
+  --fig-naive:#d55e00; --fig-last:#8a6d9b; --fig-other:#009e73;
+  --fig-s0:#0072b2; --fig-s1:#d55e00; --fig-s2:#009e73; --fig-s3:#aa4499; --fig-s4:#b37700; --fig-s5:#4b3fa8;
+  --fig-s6:#8c2d04; --fig-s7:#5b6675; }
 @media (prefers-color-scheme: dark) { :root {
   --paper:#12161c; --card:#1b2129; --text:#e8ecf1; --muted:#a3aebc; --line:#343d49; --link:#7cc4f5; --good:#4fd1a5;
   --bad:#ff9d66; --warn-bg:#332a12; --warn-line:#b98a1f;
   --fig-text:#e8ecf1; --fig-muted:#9aa6b5; --fig-grid:#343d49; --fig-paper:#12161c; --fig-ours:#56b4e9;
-  --fig-naive:#ff9248; --fig-last:#c7a6dc; --fig-other:#3fcf9f; } }
+  --fig-naive:#ff9248; --fig-last:#c7a6dc; --fig-other:#3fcf9f;
+  --fig-s0:#56b4e9; --fig-s1:#ff9248; --fig-s2:#3fcf9f; --fig-s3:#e28fd0; --fig-s4:#e8c04a; --fig-s5:#a79bff;
+  --fig-s6:#f2a48a; --fig-s7:#9aa6b5; } }
 * { box-sizing:border-box; }
 html { -webkit-text-size-adjust:100%; }
 body { margin:0; background:var(--paper); color:var(--text); font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
@@ -58,6 +62,10 @@ th[aria-sort=descending] button::after { content:" \\2193"; }
 .words dt { font-weight:600; margin-top:.7rem; } .words dd { margin:0; max-width:46rem; }
 pre { background:var(--card); border-radius:6px; padding:.7rem .9rem; overflow-x:auto; font-size:.88rem; }
 code { font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; font-size:.92em; overflow-wrap:anywhere; }
+.answer .lead { font-size:1.25rem; line-height:1.35; font-weight:650; margin:.1rem 0 .5rem; }
+.top { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr)); gap:0 1.6rem;
+  align-items:start; }
+.top figure { max-width:none; margin:1rem 0; }
 .good { color:var(--good); } .bad { color:var(--bad); }
 footer { color:var(--muted); font-size:.85rem; margin-top:2.5rem; border-top:1px solid var(--line); padding-top:.7rem; }
 @media (max-width:34rem) { main { padding:.8rem .8rem 2rem; } .label dl { grid-template-columns:1fr; gap:0; }
@@ -65,9 +73,11 @@ footer { color:var(--muted); font-size:.85rem; margin-top:2.5rem; border-top:1px
   .answer { font-size:1.02rem; } }
 @media print { :root { color-scheme:light; --paper:#fff; --card:#f5f7fa; --text:#000; --muted:#444; --line:#bbb;
   --link:#000; --good:#00694b; --bad:#a8420a; --warn-bg:#fff; --fig-text:#000; --fig-muted:#444; --fig-grid:#ddd;
-  --fig-ours:#0072b2; --fig-naive:#d55e00; --fig-last:#8a6d9b; --fig-other:#009e73; }
+  --fig-ours:#0072b2; --fig-naive:#d55e00; --fig-last:#8a6d9b; --fig-other:#009e73;
+  --fig-s0:#0072b2; --fig-s1:#d55e00; --fig-s2:#009e73; --fig-s3:#aa4499; --fig-s4:#b37700; --fig-s5:#4b3fa8;
+  --fig-s6:#8c2d04; --fig-s7:#5b6675; }
   body { font-size:10.5pt; } nav { display:none; } main { max-width:none; padding:0; }
-  figure,.answer,.tiles,.label,tr { break-inside:avoid; } h2,h3 { break-after:avoid; }
+  figure,.answer,.tiles,.label,tr { break-inside:avoid; } .top { display:block; } h2,h3 { break-after:avoid; }
   .scroll { overflow:visible; } th,td { white-space:normal; padding:.2rem .4rem; } details > * { display:block; } }
 """
 
@@ -88,18 +98,7 @@ for (const table of document.querySelectorAll('table.sortable')) {
 }
 """
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ name }}: fedpriv run</title>
-<link rel="icon" href="data:,">
-<style>{{ style }}</style>
-</head>
-<body>
-<main>
-{%- macro picture(key, caption) %}{% if key in pictures %}
+MACROS = """{%- macro picture(key, caption) %}{% if key in pictures %}
 <figure>{{ pictures[key].svg | safe }}{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>
 {% endif %}{% endmacro %}
 {%- macro table(content, kind) %}
@@ -115,13 +114,30 @@ PAGE = """<!doctype html>
 <tr>
 {% for cell in row %}
 <td{% if cell.value is not none %} data-value="{{ cell.value }}"{% endif %}
-{%- if cell.tone %} class="{{ cell.tone }}"{% endif %}>{{ cell.text }}</td>
+{%- if cell.tone %} class="{{ cell.tone }}"{% endif %}>
+{%- if cell.link %}<a href="{{ cell.link }}">{{ cell.text }}</a>{% else %}{{ cell.text }}{% endif %}</td>
 {% endfor %}
 </tr>
 {% endfor %}
 </tbody></table></div>
 {%- endmacro %}
-<p class="sub">fedpriv run</p>
+"""
+
+PAGE = (
+    """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ name }}: fedpriv run</title>
+<link rel="icon" href="data:,">
+<style>{{ style }}</style>
+</head>
+<body>
+<main>
+"""
+    + MACROS
+    + """<p class="sub">fedpriv run</p>
 <h1>{{ name }}</h1>
 <p class="sub">{{ subtitle }}</p>
 <section class="answer" id="answer">{% for text in answer %}<p>{{ text }}</p>{% endfor %}</section>
@@ -224,3 +240,4 @@ Numbers: <code>metrics.json</code>, <code>rounds.parquet</code>, <code>label.jso
 </body>
 </html>
 """
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -57,10 +58,46 @@ def verdict(trials: Trials, *, scale: Scale = "ratio", level: float = LEVEL, see
     All pairs count, not only those with the best rule: the best is picked from the same data, and testing
     it as if it had been named before would find winners among equals.
     """
-    order = _by_error(trials, scale)
+    return verdicts({"": trials}, scale=scale, level=level, seed=seed)[""]
+
+
+def verdicts(
+    tables: Mapping[str, Trials], *, scale: Scale = "ratio", level: float = LEVEL, seed: int = 0
+) -> dict[str, Verdict]:
+    """A verdict for each table (a partition at an epsilon, say), adjusted for all pairs of all of them together.
+
+    Who looks at twelve tables and reads the one with a winner has made twelve times as many comparisons.
+    """
+    orders = {name: _by_error(trials, scale) for name, trials in tables.items()}
+    pairs = {
+        name: tuple(paired(trials, a, b, scale=scale, level=level, seed=seed) for a, b in combinations(orders[name], 2))
+        for name, trials in tables.items()
+    }
+    values = holm([p.p for many in pairs.values() for p in many]).tolist()
+    adjusted = iter(values)
+    return {
+        name: _decided(
+            trials,
+            orders[name],
+            pairs[name],
+            tuple(next(adjusted) for _ in pairs[name]),
+            level=level,
+            family=len(values),
+        )
+        for name, trials in tables.items()
+    }
+
+
+def _decided(
+    trials: Trials,
+    order: list[str],
+    pairs: tuple[Paired, ...],
+    adjusted: tuple[float, ...],
+    *,
+    level: float,
+    family: int,
+) -> Verdict:
     best = order[0]
-    pairs = tuple(paired(trials, a, b, scale=scale, level=level, seed=seed) for a, b in combinations(order, 2))
-    adjusted = tuple(holm([p.p for p in pairs]).tolist())
     several = len(trials.rules) > 1 and len(trials.clients) > 1
     ranks = rank_table(trials.rules, trials.by_client, alpha=round(1 - level, 10)) if several else None
     if not pairs or not np.isfinite([p.p for p in pairs]).all():
@@ -74,7 +111,7 @@ def verdict(trials: Trials, *, scale: Scale = "ratio", level: float = LEVEL, see
     beaten = {p.b for p in found if p.a == best}
     not_worse = tuple(rule for rule in order if rule not in beaten)
     outcome: Outcome = "winner" if len(not_worse) == 1 else "tie" if found else "no-evidence"
-    text = _text(trials, outcome, order, not_worse, pairs, adjusted, ranks)
+    text = _text(trials, outcome, order, not_worse, pairs, adjusted, ranks, family)
     for names, thing in ((trials.seeds, "seed"), (trials.clients, "client")):
         if len(names) == 1:
             text += f" With one {thing}, how much results vary between {thing}s is not known and not in this answer."
@@ -95,6 +132,7 @@ def _text(
     pairs: tuple[Paired, ...],
     adjusted: tuple[float, ...],
     ranks: RankTable | None,
+    family: int,
 ) -> str:
     best, basis = order[0], f"{_count(len(trials.seeds), 'seed')} and {_count(len(trials.clients), 'client')}"
     p_of = {(p.a, p.b): (p, q) for p, q in zip(pairs, adjusted, strict=True)}
@@ -103,9 +141,7 @@ def _text(
         head = f"{best} wins: {_change(second, trials.metric)} than {order[1]}, the next best ({_sure(second, q)})."
         if len(order) > 2:
             head += f" It also beats the other {_count(len(order) - 2, 'rule')}."
-        return f"{head} {_effect(second)} From {basis}, adjusted for {_count(len(pairs), 'comparison')}." + _omnibus(
-            ranks
-        )
+        return f"{head} {_effect(second)} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(ranks)
     if outcome == "no-evidence":
         far, q = p_of[best, order[-1]]
         return (
@@ -125,7 +161,7 @@ def _text(
         head += (
             f" It is better than {_listed(worse)}: {_change(far, trials.metric)} than {worse[-1]} ({_sure(far, q)})."
         )
-    return f"{head} From {basis}, adjusted for {_count(len(pairs), 'comparison')}." + _omnibus(ranks)
+    return f"{head} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(ranks)
 
 
 def _change(p: Paired, metric: str) -> str:
@@ -135,12 +171,24 @@ def _change(p: Paired, metric: str) -> str:
 
 
 def _sure(p: Paired, adjusted: float) -> str:
-    """The interval as "less" (positive numbers speak for the first rule) and the adjusted p-value."""
-    _, low, high = p.change
-    many, unit = (100.0, " %") if p.scale == "ratio" else (1.0, "")
-    shown = f"{-high * many:.1f} to {-low * many:.1f}{unit}" if unit else f"{-high:.3g} to {-low:.3g}"
+    """The interval in words and the adjusted p-value."""
     p_text = "p < 0.001" if adjusted < 0.001 else f"p = {adjusted:.2g}"
-    return f"{p.level * 100:g} % interval: {shown} less, {p_text}"
+    return f"{p.level * 100:g} % interval: {between(p)}, {p_text}"
+
+
+def between(p: Paired) -> str:
+    """The interval from more to less error of the first rule: `1.2 % more to 6.9 % less`, `2.1 to 6.9 % less`."""
+    _, low, high = p.change
+
+    def size(value: float) -> str:
+        return f"{abs(value) * 100:.1f}" if p.scale == "ratio" else f"{abs(value):.3g}"
+
+    unit = " %" if p.scale == "ratio" else ""
+    ends = [(size(value), "more" if value > 0 else "less") for value in (high, low)]
+    if ends[0][1] == ends[1][1]:
+        ends.sort(key=lambda end: float(end[0]))
+        return f"{ends[0][0]} to {ends[1][0]}{unit} {ends[1][1]}"
+    return " to ".join(f"{shown}{unit} {word}" for shown, word in ends)
 
 
 def _effect(p: Paired) -> str:

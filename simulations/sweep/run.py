@@ -155,7 +155,7 @@ def compare(
         work.page = spec.sweep.page
         work.run(pool)
         folder.write_results(points, work.outcomes)
-        if page:
+        if page and any(outcome.status == "done" for outcome in work.outcomes.values()):
             write_page(folder.path)
         tell(State("done", work.done, work.total, work.failed, 1.0, 0.0))
     return Sweep(folder)
@@ -179,17 +179,15 @@ def make_pool(engine: Engine, jobs: int, path: Path, points: Sequence[Planned], 
     return ProcessPool(jobs, path / "workers.log")
 
 
-def write_page(path: Path) -> Path | None:
-    """comparison.json, report.html and figures/ of a sweep folder; None where this installation has no such page."""
-    import importlib
+def write_page(path: Path) -> Path:
+    """comparison.json, report.html and figures/ of a sweep folder.
 
-    try:
-        module = importlib.import_module("fedpriv.reports.comparison")
-    except ModuleNotFoundError as error:
-        if error.name != "fedpriv.reports.comparison":
-            raise
-        return None
-    module.write_comparison(path)
+    Raises:
+        InputError: no run of it is done.
+    """
+    from fedpriv.reports.comparison import write_comparison
+
+    write_comparison(path)
     return path / "report.html"
 
 

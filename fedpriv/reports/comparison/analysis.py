@@ -1,0 +1,265 @@
+"""What the results of a sweep say: contenders compared in every cell and over all, gains over the seasonal baseline.
+
+A *cell* is one partition (or unit, task ...) at one epsilon: there all contenders were run with the same seeds on the
+same clients, so differences are paired. The overall answer averages log errors over cells first and then compares
+(partitions and epsilons were chosen, not drawn, so they are no source of chance), with seeds and clients as the sources
+of chance. Clients of different partitions are paired by position: where they are the same clients that keeps their
+dependence, where they are not it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.data.table import Frame
+from fedpriv.errors import InputError
+from fedpriv.reports.comparison.sweep import FEDERATED, NAIVE, Sweep
+from fedpriv.reports.statistics import Fairness, Paired, Trials, fairness, paired
+from fedpriv.reports.verdicts import Verdict, verdict, verdicts
+
+Where = tuple[str, float | None]  # partition (and the like) in words, epsilon; None without privacy
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One partition at one epsilon.
+
+    Attributes:
+        trials: errors of the contenders that have at least one seed in common.
+        verdict: adjusted over the pairs of all cells; None with a single contender.
+        gains: contender -> its error against the seasonal baseline's; empty where that was not scored.
+    """
+
+    where: str
+    epsilon: float | None
+    trials: Trials
+    verdict: Verdict | None
+    gains: dict[str, Paired]
+
+    @property
+    def best(self) -> str:
+        """The contender with the least mean error."""
+        order = np.log(np.maximum(self.trials.errors, 1e-300)).mean(axis=(1, 2))
+        return self.trials.rules[int(np.argmin(order))]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that the page and comparison.json say about who is better.
+
+    Attributes:
+        contenders: in order of the overall result, best first.
+        overall_trials, overall: over all cells; None with one contender or no common cells.
+        fairness: (contender, epsilon) -> measures over all clients of all partitions, gains against the baseline.
+        notes: what is missing from the comparison, and why.
+    """
+
+    sweep: Sweep
+    contenders: tuple[str, ...]
+    wheres: tuple[str, ...]
+    epsilons: tuple[float, ...]
+    cells: dict[Where, Cell]
+    overall_trials: Trials | None
+    overall: Verdict | None
+    fairness: dict[tuple[str, float | None], Fairness]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def best(self) -> str:
+        """The contender with the least error over all, or the only one."""
+        return self.contenders[0]
+
+    @property
+    def baseline(self) -> bool:
+        """Whether the seasonal baseline was scored."""
+        return any(cell.gains for cell in self.cells.values())
+
+
+def analyse(sweep: Sweep) -> Analysis:
+    """Compares the contenders of a sweep.
+
+    Raises:
+        InputError: no finished run has a finite score.
+    """
+    frame = sweep.errors
+    model = frame[(frame["model"] == FEDERATED) & ~frame["run"].isin(list(sweep.coalitions))]
+    if not len(model):
+        raise InputError(
+            f"{sweep.path} has no finished run with a {sweep.metric} of the model, so there is nothing to compare yet. "
+            "Nothing was written."
+        )
+    notes: list[str] = []
+    tables: dict[Where, Trials] = {}
+    for where, epsilon in _cells(sweep):
+        chosen = model[(model["where"] == where) & _at(model, epsilon)]
+        name = cell_name(where, epsilon)
+        table = trials_of(chosen, "contender", sweep.metric, notes, name)
+        if table is not None:
+            tables[where, epsilon] = table
+    if not tables:
+        raise InputError(f"{sweep.path} has no finite {sweep.metric} of the model to compare. Nothing was written.")
+    several = {cell_name(*key): t for key, t in tables.items() if len(t.rules) > 1}
+    found = verdicts(several)
+    cells = {
+        key: Cell(*key, table, found.get(cell_name(*key)), against_baseline(frame, table, *key))
+        for key, table in tables.items()
+    }
+    private = {key: table for key, table in tables.items() if key[1] is not None} or tables
+    overall_trials = over_all(private, notes)
+    overall = verdict(overall_trials) if overall_trials is not None and len(overall_trials.rules) > 1 else None
+    order = _order(overall_trials, tables)
+    return Analysis(
+        sweep=sweep,
+        contenders=order,
+        wheres=tuple(dict.fromkeys(where for where, _ in cells)),
+        epsilons=tuple(sorted({e for _, e in cells if e is not None})),
+        cells=cells,
+        overall_trials=overall_trials,
+        overall=overall,
+        fairness=_fairness(frame, tables, order),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def cell_name(where: str, epsilon: float | None) -> str:
+    """`iid at epsilon 4`, `without privacy`."""
+    at = "without privacy" if epsilon is None else f"epsilon {epsilon:g}"
+    return f"{where} at {at}" if where and epsilon is not None else f"{where} {at}".strip()
+
+
+def _cells(sweep: Sweep) -> list[Where]:
+    frame = sweep.errors
+    wheres = list(dict.fromkeys(frame["where"]))
+    epsilons = sorted({float(e) for e in frame["epsilon"].dropna()})
+    return [(where, epsilon) for where in wheres for epsilon in [*epsilons, None]]
+
+
+def _at(frame: Frame, epsilon: float | None) -> Any:
+    return frame["epsilon"].isna() if epsilon is None else frame["epsilon"] == epsilon
+
+
+def trials_of(frame: Frame, rule: str, metric: str, notes: list[str], name: str) -> Trials | None:
+    """The table of one cell: rules with at least one finite seed, and the seeds that they have in common.
+
+    A seed is a run: it counts for a rule only if every client has a finite error. What is left out goes into `notes`.
+    """
+    if not len(frame):
+        return None
+    finite = frame[np.isfinite(frame["value"].astype(float))]
+    clients = set(finite["client"])
+    # the same run may stand under several epsilons of the grid (no privacy): identical rows, one is enough
+    seeds = {
+        str(key): {str(seed) for seed, part in rows.groupby("seed", sort=False) if set(part["client"]) == clients}
+        for key, rows in finite.groupby(rule, sort=False)
+    }
+    every = sorted({str(s) for s in frame["seed"]})
+    for key in dict.fromkeys(frame[rule].astype(str)):
+        lost = [s for s in every if s not in seeds.get(key, set())]
+        if lost:
+            what = "no finite result at all" if len(lost) == len(every) else f"none at seed {', '.join(lost)}"
+            notes.append(f"{key} has {what} ({name}).")
+    usable = {key: found for key, found in seeds.items() if found}
+    while usable and not set.intersection(*usable.values()):
+        least = min(usable, key=lambda key: len(usable[key]))
+        notes.append(f"{least} shares no seed with the others and is left out ({name}).")
+        del usable[least]
+    if not usable:
+        return None
+    kept = set.intersection(*usable.values())
+    chosen = finite[finite[rule].isin(list(usable)) & finite["seed"].isin(list(kept))]
+    chosen = chosen.drop_duplicates([rule, "seed", "client"]).rename(columns={rule: "rule"})
+    return Trials.of(chosen[["rule", "seed", "client", "value"]].to_dict("records"), metric=metric.upper())
+
+
+def against_baseline(frame: Frame, table: Trials, where: str, epsilon: float | None) -> dict[str, Paired]:
+    """Every contender of a cell against the seasonal baseline on the same held-out windows."""
+    naive = baseline_errors(frame, table, where)
+    if naive is None:
+        return {}
+    both = Trials(
+        (*table.rules, NAIVE), table.seeds, table.clients, np.concatenate([table.errors, naive[None]]), table.metric
+    )
+    return {rule: paired(both, rule, NAIVE) for rule in table.rules}
+
+
+def baseline_errors(frame: Frame, table: Trials, where: str, model: str = NAIVE) -> NDArray[np.float64] | None:
+    """[S, K] errors of a baseline on the clients of `table`; None where any is missing. It has no seed of its own."""
+    rows = frame[(frame["model"] == model) & (frame["where"] == where) & frame["client"].isin(list(table.clients))]
+    values = rows.groupby("client", sort=False)["value"].first()
+    if any(client not in values.index for client in table.clients):
+        return None
+    errors = np.array([float(values[client]) for client in table.clients])
+    if not (np.isfinite(errors) & (errors > 0)).all():
+        return None
+    return np.repeat(errors[None], len(table.seeds), axis=0)
+
+
+def over_all(tables: dict[Where, Trials], notes: list[str]) -> Trials | None:
+    """Geometric means over the cells: contenders that are in all of them, seeds that all have.
+
+    None if there are none, or without an error above 0.
+    """
+    all_rules = list(dict.fromkeys(rule for table in tables.values() for rule in table.rules))
+    rules = [rule for rule in all_rules if all(rule in table.rules for table in tables.values())]
+    seeds = [s for s in next(iter(tables.values())).seeds if all(s in table.seeds for table in tables.values())]
+    left = [rule for rule in all_rules if rule not in rules]
+    if left and rules:
+        notes.append(f"Not in every cell, so not in the overall comparison: {', '.join(left)}.")
+    if not rules or not seeds or min(table.errors.min() for table in tables.values()) <= 0:
+        return None
+    by_where: dict[str, list[NDArray[np.float64]]] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for (where, _), table in tables.items():
+        if names.setdefault(where, table.clients) != table.clients:
+            return None
+        pick = np.ix_([table.rules.index(r) for r in rules], [table.seeds.index(s) for s in seeds])
+        by_where.setdefault(where, []).append(np.log(table.errors[pick]))
+    means = {where: np.mean(logs, axis=0) for where, logs in by_where.items()}  # [A, S, K]
+    if len({mean.shape for mean in means.values()}) == 1:
+        shared = set(names.values())
+        clients = shared.pop() if len(shared) == 1 else tuple(f"client {k + 1}" for k in range(len(shared.pop())))
+        errors = np.exp(np.mean(list(means.values()), axis=0))
+    else:
+        clients = tuple(f"{where} / {client}" for where, found in names.items() for client in found)
+        errors = np.exp(np.concatenate(list(means.values()), axis=2))
+    return Trials(tuple(rules), tuple(seeds), clients, errors, next(iter(tables.values())).metric)
+
+
+def _order(overall: Trials | None, tables: dict[Where, Trials]) -> tuple[str, ...]:
+    """Contenders by overall error; those that are not in the overall comparison follow."""
+    every = list(dict.fromkeys(rule for table in tables.values() for rule in table.rules))
+    if overall is None:
+        return tuple(every)
+    means = np.log(overall.errors).mean(axis=(1, 2))
+    ranked = [overall.rules[i] for i in np.argsort(means, kind="stable")]
+    return (*ranked, *(rule for rule in every if rule not in ranked))
+
+
+def _fairness(
+    frame: Frame, tables: dict[Where, Trials], order: Sequence[str]
+) -> dict[tuple[str, float | None], Fairness]:
+    """Over all clients of all partitions as they are, errors averaged over seeds."""
+    found: dict[tuple[str, float | None], Fairness] = {}
+    for epsilon in dict.fromkeys(epsilon for _, epsilon in tables):
+        for rule in order:
+            clients: list[str] = []
+            errors: list[NDArray[np.float64]] = []
+            naive: list[NDArray[np.float64] | None] = []
+            for (where, at), table in tables.items():
+                if at == epsilon and rule in table.rules:
+                    clients += [f"{where} / {client}" if where else client for client in table.clients]
+                    errors.append(table.of_rule(rule).mean(axis=0))
+                    naive.append(baseline_errors(frame, table, where))
+            if not clients:
+                continue
+            known = [base[0] for base in naive if base is not None]
+            rows = [np.concatenate(errors), *([np.concatenate(known)] if len(known) == len(errors) else [])]
+            rules = (rule, NAIVE)[: len(rows)]
+            trials = Trials(rules, ("mean",), tuple(clients), np.array(rows)[:, None])
+            found[rule, epsilon] = fairness(trials, rule, baseline=NAIVE if len(rows) == 2 else "")
+    return found

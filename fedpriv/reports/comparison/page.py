@@ -1,0 +1,322 @@
+"""report.html of a sweep: the answer first, then by how much, over epsilon, where, for whom, what is promised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from markupsafe import Markup
+
+from fedpriv.config import Scenario
+from fedpriv.reports.comparison import tables
+from fedpriv.reports.comparison.analysis import Analysis
+from fedpriv.reports.comparison.collaboration import Collaboration
+from fedpriv.reports.comparison.figures import example_runs
+from fedpriv.reports.comparison.meanings import CAPTIONS, meanings
+from fedpriv.reports.comparison.promises import Promise
+from fedpriv.reports.comparison.sweep import dotted, value_words
+from fedpriv.reports.comparison.tables import Titled
+from fedpriv.reports.comparison.template import PAGE
+from fedpriv.reports.comparison.words import answer, headline
+from fedpriv.reports.drawing import Picture
+from fedpriv.reports.tables import at_most
+from fedpriv.reports.template import SCRIPT, STYLE
+
+QUESTIONS = {
+    "clippers": "Which clipping rule?",
+    "collaboration": "What does a client gain by joining?",
+    "curve": "What does privacy cost?",
+    "components": "Which parts of the model?",
+    "free": "What differs?",
+}
+_FEW_SEEDS = 3
+_LOCAL = ("run.out", "data.dir", "run.workers", "run.name", "run.engine", "run.device")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page."""
+
+    id: str
+    short: str
+    title: str
+    text: str = ""
+    pictures: list[str] = field(default_factory=list[str])
+    tables: list[Titled] = field(default_factory=list[Titled])
+
+
+def render(
+    found: Analysis, value: Collaboration | None, promises: tuple[Promise, ...], drawn: Mapping[str, Picture]
+) -> str:
+    """The page as text."""
+    import jinja2
+
+    hero = _hero(found, value, drawn)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(PAGE).render(
+        style=Markup(STYLE),
+        script=Markup(SCRIPT),
+        pictures=drawn,
+        captions=CAPTIONS,
+        name=found.sweep.name,
+        about=str(found.sweep.table.get("about") or ""),
+        subtitle=_subtitle(found),
+        headline=headline(found, value),
+        answer=answer(found, value, promises),
+        notes=_notes(found, value),
+        hero=hero,
+        tiles=_tiles(found, value, promises),
+        sections=[
+            section
+            for section in _sections(found, value, promises, drawn, hero)
+            if section.pictures or any(t.grid.rows for t in section.tables) or section.id == "tuning"
+        ],
+        meanings=meanings(found, value),
+        shared=_shared(found),
+        **_reproduce(found),
+        version=_version(),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _hero(found: Analysis, value: Collaboration | None, drawn: Mapping[str, Picture]) -> str:
+    """The one picture that goes with the answer."""
+    first = ("joining",) if value is not None and found.sweep.question == "collaboration" else ()
+    return next((key for key in (*first, "differences", "curve", "heat", "clients") if key in drawn), "")
+
+
+def _subtitle(found: Analysis) -> str:
+    sweep = found.sweep
+    trials = [cell.trials for cell in found.cells.values()]
+    seeds = max(len(t.seeds) for t in trials)
+    clients = sorted({len(t.clients) for t in trials})
+    base = Scenario().override(_base(found))
+    compared = found.overall_trials.rules if found.overall_trials else found.contenders
+    parts = [
+        QUESTIONS[sweep.question],
+        f"{len(compared)} compared" if len(compared) > 1 else found.best,
+        *([f"{len(found.wheres)} partitions"] if len(found.wheres) > 1 else []),
+        *([f"{len(found.epsilons)} epsilons"] if len(found.epsilons) > 1 else []),
+        f"{seeds} seed{'s' if seeds != 1 else ''}",
+        f"{' or '.join(map(str, clients))} clients",
+        f"data: {base.data.source}",
+        f"{base.federation.rounds} rounds",
+        f"{len({run.run for run in sweep.done})} runs done",
+        *([f"{len({run.run for run in sweep.others})} not"] if sweep.others else []),
+    ]
+    return " · ".join(parts)
+
+
+def _notes(found: Analysis, value: Collaboration | None) -> list[str]:
+    notes: list[str] = []
+    others = {run.run: run for run in found.sweep.others}
+    if others:
+        counts: dict[str, int] = {}
+        for run in others.values():
+            counts[run.status] = counts.get(run.status, 0) + 1
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        notes.append(
+            f"Not all runs are done: {said}. What is compared are the runs that are; see “Not done” below. Runs that "
+            "failed because the model diverged speak against what they tested, and the averages do not show it."
+        )
+    missing = [*found.notes, *(value.notes if value is not None else ())]
+    if missing:
+        notes.append(" ".join(missing[:4]) + (f" And {len(missing) - 4} more like it." if len(missing) > 4 else ""))
+    seeds = min(len(cell.trials.seeds) for cell in found.cells.values())
+    if seeds < _FEW_SEEDS:
+        notes.append(
+            f"Only {seeds} seed{'s' if seeds > 1 else ''}: how much results vary from run to run is hardly known. Take "
+            "differences as hints, and run more seeds before deciding."
+        )
+    return notes
+
+
+def _tiles(found: Analysis, value: Collaboration | None, promises: tuple[Promise, ...]) -> list[dict[str, str]]:
+    tiles: list[dict[str, str]] = []
+    if value is not None and found.sweep.question == "collaboration":
+        last = value.joining[-1]
+        tiles.append(
+            {"value": tables.change(-last.gain[0]).text, "text": f"error by joining, at epsilon {last.epsilon:g}"}
+        )
+        helped = sum(g.gain > 0 for g in last.clients)
+        tiles.append({"value": f"{helped} of {len(last.clients)}", "text": "clients with less error than alone"})
+        if value.overall is not None and len(value.joining) > 1:
+            tiles.append({"value": value.overall.words().split(" (")[0], "text": "break-even epsilon, on average"})
+    elif found.overall is not None:
+        sure = {"winner": "wins", "tie": "least error, not alone", "no-evidence": "least error, may be chance"}
+        tiles.append({"value": found.overall.best, "text": sure.get(found.overall.outcome, "least error")})
+        first = next((p for p in found.overall.pairs if p.a == found.overall.best), None)
+        if first is not None:
+            tiles.append({"value": tables.change(first.change[0]).text, "text": f"error against {first.b}, the next"})
+        cells = [c for c in found.cells.values() if c.verdict and c.epsilon is not None]
+        if len(cells) > 1:
+            least = sum(c.best == found.overall.best for c in cells)
+            tiles.append({"value": f"{least} of {len(cells)}", "text": "combinations in which it has the least error"})
+    ends = promises[:1] if len(promises) < 2 else (promises[0], promises[-1])
+    for promise in ends:
+        weeks = promise.ladder.get("week")
+        week = f"; one week: {at_most(weeks)}" if weeks and math.isfinite(weeks) and promise.unit != "week" else ""
+        tiles.append({"value": f"ε {promise.budget:g}", "text": f"promised for one {promise.unit}{week}"})
+    return tiles
+
+
+# ---- sections ---------------------------------------------------------------------------------------
+
+
+def _sections(
+    found: Analysis,
+    value: Collaboration | None,
+    promises: tuple[Promise, ...],
+    drawn: Mapping[str, Picture],
+    hero: str,
+) -> Iterator[Section]:
+    def have(*keys: str) -> list[str]:
+        return [key for key in keys if key in drawn and key != hero]
+
+    def only(*found_: Titled | None) -> list[Titled]:
+        return [table for table in found_ if table is not None]
+
+    if value is not None:
+        text = "" if found.sweep.question == "collaboration" else "Some clients were also trained alone."
+        yield Section(
+            "joining-section",
+            "Joining",
+            "The value of joining",
+            text,
+            have("joining", "joining-epsilon", "settings", "left-out", "shapley"),
+            tables.joining(value),
+        )
+    yield Section(
+        "by-how-much",
+        "By how much",
+        "By how much, and how sure",
+        found.overall.text if found.overall else "",
+        have("differences"),
+        only(tables.pairs(found)),
+    )
+    yield Section("epsilon", "Over epsilon", "Error over epsilon", "", have("curve"), [])
+    yield Section("where", "Where", "Where it holds", "", have("heat"), only(tables.places(found)))
+    first = found.wheres[0]
+    shown = f"The picture shows {first or 'all clients'}" + (
+        "; the table has all partitions." if len(found.wheres) > 1 else "."
+    )
+    yield Section(
+        "clients-section",
+        "For whom",
+        "For whom",
+        shown,
+        have("clients"),
+        only(tables.fair(found), tables.by_client(found)),
+    )
+    yield Section("ranks-section", "Ranks", "Ranks over clients", "", have("ranks"), [])
+    yield Section(
+        "promise",
+        "What is promised",
+        "What is promised, and to whom",
+        "To every client, against everybody who sees what it sends (the server and the other clients). All "
+        "contenders at one epsilon make the same promise, so their errors can be compared.",
+        [],
+        only(tables.ladder(promises)),
+    )
+    examples = [key for key in drawn if key.startswith("example-")]
+    chosen = "; ".join(why for _, why in example_runs(found))
+    yield Section(
+        "examples",
+        "Examples",
+        "Examples",
+        f"Held-out windows of {chosen}. Evenly spread windows, not picked by result.",
+        examples,
+        [],
+    )
+    yield Section("measures", "Other measures", "Other measures", "", [], only(tables.metrics(found)))
+    yield Section("tuning", "Tuning", "How the learning rates were chosen", _tuning_words(found), [], _tuning(found))
+    yield Section("not-done", "Not done", "Runs that are not done", "", [], only(tables.not_done(found)))
+    yield Section("runs", "Runs", "Every run", "", [], [tables.runs(found)])
+
+
+def _tuning_words(found: Analysis) -> str:
+    tuning = found.sweep.tuning
+    if not tuning:
+        return (
+            "Nothing was tuned in this sweep: every contender ran with the learning rate of the settings or with the "
+            "public rule of the library, which knows noise, batch and model size and no data. A rule that wants "
+            "another rate is at a disadvantage here."
+        )
+    where = _of_tuning(found, "scenario") or "synthetic or public data"
+    trials = _of_tuning(found, "trials")
+    many = f" with {trials} trials each" if trials not in (None, "", 0) else " with the same number of trials for each"
+    return (
+        f"Chosen for every rule on {value_words(where)}{many}, never on the test part of the clients here, so it "
+        "costs them no privacy. Tuning on the clients' own readings would have to be paid for: k tries at epsilon e "
+        "cost up to k times e by plain composition."
+    )
+
+
+def _of_tuning(found: Analysis, key: str) -> Any:
+    for source in (found.sweep.tuning, found.sweep.settings.get("tuning")):
+        if isinstance(source, Mapping) and source.get(key) not in (None, ""):
+            return source[key]
+    return None
+
+
+def _tuning(found: Analysis) -> list[Titled]:
+    """Whatever rows tuning.json lists, as a table."""
+    from fedpriv.reports.page import Cell, Grid, Head
+
+    tuning = found.sweep.tuning
+    rows = (
+        next((v for v in tuning.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)), [])
+        if isinstance(tuning, Mapping)
+        else []
+    )
+    keys = list(dict.fromkeys(k for row in rows for k, v in row.items() if not isinstance(v, list)))
+
+    def cell(value: Any) -> Cell:
+        if isinstance(value, Mapping):
+            return Cell(", ".join(f"{k} {value_words(v)}" for k, v in value.items()) or "–")
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return Cell(value_words(value), number)
+
+    if not rows:
+        return []
+    return [
+        Titled("", Grid([Head(k.replace("_", " ")) for k in keys], [[cell(row.get(k)) for k in keys] for row in rows]))
+    ]
+
+
+# ---- how to reproduce -------------------------------------------------------------------------------
+
+
+def _base(found: Analysis) -> dict[str, Any]:
+    settings = found.sweep.settings
+    return {**dotted(settings.get("base") or {}), **dotted(settings.get("set") or {})}
+
+
+def _reproduce(found: Analysis) -> dict[str, str]:
+    return {
+        "reproduce_text": "The folder's sweep.toml is complete: settings, grid, arms and seeds. The same seeds give "
+        "the same runs. A sweep that was interrupted goes on with --resume and the same folder.",
+        "command": f"fedpriv compare {found.sweep.path}/sweep.toml --out sweeps/again",
+    }
+
+
+def _shared(found: Analysis) -> list[tuple[str, str]]:
+    """Settings of all runs that differ from the defaults; where files lie says nothing about the result."""
+    here, default = Scenario().override(_base(found)).flat(), Scenario().flat()
+    varied = {*found.sweep.varying}
+    return [
+        (key, value_words(here[key]))
+        for key in here
+        if here[key] != default[key] and key not in varied and key not in _LOCAL
+    ]
+
+
+def _version() -> str:
+    try:
+        return metadata.version("fedpriv")
+    except metadata.PackageNotFoundError:
+        return "(from source)"

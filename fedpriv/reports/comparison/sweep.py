@@ -1,0 +1,315 @@
+"""A sweep folder as tables: which runs there are, what is compared, where, and at which epsilon.
+
+Every axis of a grid has a role on the page. `privacy.epsilon` is what errors are drawn against; axes of the data
+(`partition.*`, `data.*`, `task.*`, and the promise other than its size) say *where* something holds; arms and all other
+axes are what is *compared* (the contenders): clipping rules, parts of the model, strategies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedpriv.data.table import Frame
+from fedpriv.errors import InputError
+from fedpriv.reports.atomic import read_json
+
+EPSILON = "privacy.epsilon"
+FEDERATED, NAIVE = "federated", "seasonal-naive"
+QUESTIONS = ("clippers", "collaboration", "curve", "components", "free")
+COLUMNS = ("run", "digest", "arm", "seed", "client", "model", "split", "metric", "value")
+_WHERE = ("partition.", "data.", "task.")
+_PROMISE = ("privacy.unit", "privacy.relation", "privacy.delta")
+_SHORT = {
+    "privacy.clipper": "", "partition.kind": "", "privacy.unit": "unit ", "partition.by": "by ",
+    "optimizer.learning_rate": "lr ", "strategy.name": "", "model.modulation": "",
+}  # fmt: skip
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One line of a sweep's plan. Identical runs (all epsilons of an arm without privacy) share one folder.
+
+    Attributes:
+        run: name of its folder under runs/.
+        axes: label of every axis. settings: the dotted keys that these and its arm stand for, on top of what all share.
+        status: `done`, `failed`, `refused`, ...
+        epsilon: the largest committed epsilon of its clients; None where nothing is promised or known.
+    """
+
+    run: str
+    digest: str
+    arm: str
+    seed: str
+    axes: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    status: str
+    seconds: float | None
+    epsilon: float | None
+    error: str
+
+    @property
+    def private(self) -> bool:
+        """Whether it promises anything."""
+        return self.settings.get("privacy.enabled", True) is not False
+
+    @property
+    def budget(self) -> float | None:
+        """The epsilon that it was given; None without privacy."""
+        value = self.settings.get(EPSILON)
+        return float(value) if self.private and isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep folder, read once. Rows of runs that are not done are not used."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    runs: tuple[SweepRun, ...]
+    frame: Frame = field(repr=False)
+    tuning: Any = None
+
+    @classmethod
+    def open(cls, path: Path | str) -> Sweep:
+        """Reads sweep.toml, runs.json, results.parquet and tuning.json.
+
+        Raises:
+            InputError: no sweep folder, or a damaged file in it.
+        """
+        path = Path(path)
+        if not (path / "sweep.toml").is_file():
+            kind = "is not a sweep folder (no sweep.toml in it)" if path.exists() else "does not exist"
+            raise InputError(f"{path} {kind}; sweeps are written by `fedpriv compare`. Nothing was changed.")
+        try:
+            settings = tomllib.loads((path / "sweep.toml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path / 'sweep.toml'} cannot be read ({error}); nothing was changed.") from None
+        runs = _runs(path / "runs.json", settings)
+        tuning = read_json(path / "tuning.json") or None
+        return cls(path, settings, runs, _results(path / "results.parquet", runs), tuning)
+
+    @property
+    def table(self) -> Mapping[str, Any]:
+        """The [sweep] table of sweep.toml."""
+        found = self.settings.get("sweep", {})
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def name(self) -> str:
+        """What the sweep is called."""
+        return str(self.table.get("name") or self.path.resolve().name)
+
+    @property
+    def question(self) -> str:
+        """One of QUESTIONS."""
+        found = str(self.table.get("question") or "free")
+        return found if found in QUESTIONS else "free"
+
+    @cached_property
+    def metric(self) -> str:
+        """The error that decides: what sweep.toml names, else mse, else the first there is."""
+        known = list(dict.fromkeys(self.frame["metric"].astype(str)))
+        wanted = str(self.table.get("metric") or "mse")
+        return wanted if wanted in known or not known else "mse" if "mse" in known else known[0]
+
+    @property
+    def done(self) -> tuple[SweepRun, ...]:
+        """Runs that came to their end."""
+        return tuple(run for run in self.runs if run.status == DONE)
+
+    @property
+    def others(self) -> tuple[SweepRun, ...]:
+        """Runs that failed, were refused or are not finished."""
+        return tuple(run for run in self.runs if run.status != DONE)
+
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """Axes with more than one value."""
+        keys = dict.fromkeys(key for run in self.runs for key in run.axes)
+        return tuple(key for key in keys if len({_key(run.axes.get(key)) for run in self.runs}) > 1)
+
+    @property
+    def where_axes(self) -> tuple[str, ...]:
+        """Axes that say where something holds; an arm that sets them itself is a contender, not a place."""
+        return tuple(key for key in self.varying if key.startswith(_WHERE) or key in _PROMISE)
+
+    @property
+    def contender_axes(self) -> tuple[str, ...]:
+        """Axes whose values are compared."""
+        skip = (EPSILON, *self.where_axes)
+        return tuple(key for key in self.varying if key not in skip)
+
+    @cached_property
+    def _several_arms(self) -> bool:
+        return len({run.arm for run in self.runs}) > 1
+
+    def contender(self, run: SweepRun) -> str:
+        """What is compared, as a name. Without privacy its rules mean nothing and are not in the name."""
+        axes = [key for key in self.contender_axes if run.private or not key.startswith("privacy.")]
+        parts = [run.arm] if self._several_arms and run.arm else []
+        parts += [_words(key, run.axes[key]) for key in axes if key in run.axes]
+        if parts:
+            return " · ".join(parts)
+        return str(run.settings.get("privacy.clipper", FEDERATED)) if run.private else "no privacy"
+
+    def where(self, run: SweepRun) -> str:
+        """Under which partition (and task, unit ...), as a name; empty where there is only one."""
+        return " · ".join(_words(key, run.axes[key]) for key in self.where_axes if key in run.axes)
+
+    @cached_property
+    def errors(self) -> Frame:
+        """Rows of the deciding metric on the held-out part: run, arm, seed, client, model, value, where, contender,
+        epsilon (NaN without privacy)."""
+        return self.scores(self.metric)
+
+    def scores(self, metric: str) -> Frame:
+        """The same of any metric."""
+        import numpy as np
+        import pandas as pd
+
+        frame = self.frame
+        split = "test" if (frame["split"] == "test").any() or frame.empty else str(frame["split"].iloc[-1])
+        chosen = frame[(frame["metric"] == metric) & (frame["split"] == split) & (frame["client"] != "")]
+        chosen = chosen.drop_duplicates(["run", "client", "model"])[["run", "client", "model", "value"]]
+        lines = pd.DataFrame(
+            [
+                (run.run, run.arm, run.seed, self.where(run), self.contender(run), np.nan if budget is None else budget)
+                for run, budget in ((run, run.budget) for run in self.done)
+            ],
+            columns=["run", "arm", "seed", "where", "contender", "epsilon"],
+        ).drop_duplicates()
+        return lines.merge(chosen, on="run", how="inner")
+
+    @cached_property
+    def coalitions(self) -> frozenset[str]:
+        """Runs in which some clients took part, but neither one alone nor all (leave-one-out, Shapley)."""
+        model = self.errors[self.errors["model"] == FEDERATED]
+        members = model.groupby("run", sort=False)["client"].nunique()
+        most = int(members.max()) if len(members) else 0
+        if self.question != "collaboration":
+            return frozenset()
+        return frozenset(str(run) for run, count in members.items() if 1 < count < most)
+
+    @cached_property
+    def labels(self) -> dict[str, dict[str, Any]]:
+        """label.json of every finished private run that has one."""
+        private = {run.run: run for run in self.done if run.private}
+        found = {name: read_json(self.folder(run) / "label.json") for name, run in private.items()}
+        return {name: label for name, label in found.items() if label}
+
+    def folder(self, run: SweepRun) -> Path:
+        """Its run folder."""
+        return self.path / "runs" / run.run
+
+
+def _runs(path: Path, settings: Mapping[str, Any]) -> tuple[SweepRun, ...]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); nothing was changed.") from None
+    listed = content.get("runs", content) if isinstance(content, dict) else content
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) and "run" in entry for entry in listed):
+        raise InputError(f"{path} is not a list of runs; nothing was changed.")
+    return sweep_runs(listed, settings)
+
+
+def sweep_runs(listed: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> tuple[SweepRun, ...]:
+    """The lines of runs.json with what their arms and labels stand for in sweep.toml."""
+    shared = {**dotted(settings.get("base") or {}), **dotted(settings.get("set") or {})}
+    arms = {str(arm.get("name", "")): dotted(arm.get("set") or {}) for arm in settings.get("arms") or []}
+    grid = dotted(settings.get("grid") or {})
+    return tuple(_run(entry, shared, grid, arms) for entry in listed)
+
+
+def _run(
+    entry: Mapping[str, Any], shared: Mapping[str, Any], grid: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]
+) -> SweepRun:
+    axes = dict(entry.get("axes") or {})
+    arm = str(entry.get("arm") or "")
+    varied = {k: v for key, label in axes.items() for k, v in _meant(key, label, grid.get(key) or []).items()}
+    return SweepRun(
+        run=str(entry["run"]),
+        digest=str(entry.get("digest") or ""),
+        arm=arm,
+        seed=str(entry.get("seed", "")),
+        axes=axes,
+        settings={**shared, **varied, **arms.get(arm, {})},
+        status=str(entry.get("status") or "unknown"),
+        seconds=_number(entry.get("seconds")),
+        epsilon=_number(entry.get("epsilon")),
+        error=str(entry.get("error") or ""),
+    )
+
+
+def _meant(key: str, label: object, points: object) -> dict[str, Any]:
+    """The settings that the label of an axis stands for; an infinite epsilon (a word in JSON) is no privacy at all."""
+    for point in points if isinstance(points, list) else []:
+        if isinstance(point, Mapping) and point.get("label") == label:
+            return dotted(point.get("set") or {})
+    if key == EPSILON and (label in (None, "inf") or (isinstance(label, float) and math.isinf(label))):
+        return {"privacy.enabled": False}
+    return {key: label}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def dotted(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested or dotted settings as dotted keys of two parts."""
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and "." not in key:
+            out.update({f"{key}.{inner}": leaf for inner, leaf in value.items()})
+        else:
+            out[key] = value
+    return out
+
+
+def _results(path: Path, runs: tuple[SweepRun, ...]) -> Frame:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        if any(run.status == DONE for run in runs):
+            raise InputError(f"{path} is missing although runs are done; nothing was changed.")
+        return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "str") for name in COLUMNS})
+    try:
+        frame = pq.read_table(path, columns=list(COLUMNS)).to_pandas()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise InputError(f"{path} cannot be read as a table of results ({error}); nothing was changed.") from None
+    for name in COLUMNS[:-1]:
+        frame[name] = frame[name].astype(str)
+    return frame
+
+
+def _key(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _words(key: str, value: object) -> str:
+    """An axis value as a person says it: `psac`, `alpha 0.1`."""
+    shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value_words(value)
+    return f"{_SHORT.get(key, key.rpartition('.')[2].replace('_', ' ') + ' ')}{shown}"
+
+
+def value_words(value: object) -> str:
+    """A setting's value as text."""
+    if value is None or value == "" or value == {}:
+        return "default"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

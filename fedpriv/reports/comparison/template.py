@@ -1,0 +1,73 @@
+"""The page of a sweep as a Jinja template; style, script and macros are those of a run's page."""
+
+from __future__ import annotations
+
+from fedpriv.reports.template import MACROS
+
+PAGE = (
+    """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ name }}: fedpriv comparison</title>
+<link rel="icon" href="data:,">
+<style>{{ style }}</style>
+</head>
+<body>
+<main>
+"""
+    + MACROS
+    + """
+<p class="sub">fedpriv comparison</p>
+<h1>{{ name }}</h1>
+{% if about %}<p>{{ about }}</p>{% endif %}
+<p class="sub">{{ subtitle }}</p>
+<div class="top"><section class="answer" id="answer"><p class="lead">{{ headline }}</p>
+{% for text in answer %}<p>{{ text }}</p>{% endfor %}</section>
+<div class="hero">{{ picture(hero, captions[hero]) if hero else '' }}</div></div>
+{% for note in notes %}<div class="warn"><p>{{ note }}</p></div>{% endfor %}
+{% if tiles %}<div class="tiles">
+{% for tile in tiles %}
+<div class="tile"><b>{{ tile.value }}</b><span>{{ tile.text }}</span></div>
+{% endfor %}
+</div>{% endif %}
+<nav aria-label="Sections">
+{% for section in sections %}<a href="#{{ section.id }}">{{ section.short }}</a> {% endfor %}
+<a href="#reproduce">How to reproduce</a> <a href="#meaning">What the numbers mean</a></nav>
+
+{% for section in sections %}
+<h2 id="{{ section.id }}">{{ section.title }}</h2>
+{% if section.text %}<p>{{ section.text }}</p>{% endif %}
+{% if section.pictures | length > 1 %}<div class="pair">{% endif %}
+{% for key in section.pictures %}{% if section.pictures | length > 1 %}<div>{% endif %}
+{{ picture(key, captions.get(key, '')) }}
+{%- if section.pictures | length > 1 %}</div>{% endif %}{% endfor %}
+{% if section.pictures | length > 1 %}</div>{% endif %}
+{% for content in section.tables %}
+{% if content.title %}<h3>{{ content.title }}</h3>{% endif %}
+{% if content.text %}<p class="sub">{{ content.text }}</p>{% endif %}
+{{ table(content.grid, content.kind) }}
+{% endfor %}
+{% endfor %}
+
+<h2 id="reproduce">How to reproduce</h2>
+<p>{{ reproduce_text }}</p>
+<pre>{{ command }}</pre>
+{% if shared %}<h3>The same in all runs, other than the default</h3>
+<div class="scroll"><table class="plain wide">
+<thead><tr><th scope="col">key</th><th scope="col">here</th></tr></thead>
+<tbody>{% for key, here in shared %}
+<tr><td><code>{{ key }}</code></td><td>{{ here }}</td></tr>
+{% endfor %}</tbody></table></div>{% endif %}
+
+<h2 id="meaning">What the numbers mean</h2>
+<dl class="words">{% for term, text in meanings %}<dt>{{ term }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
+<footer>Written by fedpriv {{ version }} on {{ written }}. Pictures as PNG: folder <code>figures/</code>.
+Numbers: <code>comparison.json</code>, <code>results.parquet</code>; runs: <code>runs/</code>.</footer>
+</main>
+<script>{{ script }}</script>
+</body>
+</html>
+"""
+)

@@ -1,0 +1,122 @@
+"""What a comparison says about simulated results whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from fedpriv.errors import InputError
+from fedpriv.reports.comparison import write_comparison
+from fedpriv.reports.comparison.analysis import analyse
+from fedpriv.reports.comparison.curves import break_even, crossing
+from fedpriv.reports.comparison.sweep import Sweep
+from tests.unit.comparison.simulated import UTILITIES, Builder, clippers
+
+
+def test_the_planted_winner_is_named_everywhere(clipper_sweep):
+    found = json.loads((clipper_sweep / "comparison.json").read_text())
+    assert found["outcome"] == "winner" and found["best"] == "psac"
+    assert found["contenders"][-1] == "nsgd"
+    assert found["headline"].startswith("psac is the best of 4:")
+    assert {cell["best"] for cell in found["cells"]} == {"psac"}
+    assert len(found["cells"]) == 4 and len(found["not_done"]) == 2
+    # what was planted: exp(-0.15) against flat, up to effects of client and seed
+    pair = next(p for p in found["overall"]["pairs"] if (p["a"], p["b"]) == ("psac", "flat"))
+    assert pair["low"] < -0.15 < pair["high"] and pair["p_holm"] < 0.05
+
+
+def test_a_seed_that_one_rule_lacks_is_lost_to_all_and_said(tmp_path):
+    made = clippers(gains={"flat": 0.0, "psac": 0.0}, wheres=("natural",), epsilons=(8.0,))
+    lost = next(run for run in made.runs if run["axes"]["privacy.clipper"] == "psac" and run["seed"] == 2)
+    for row in made.rows:
+        if row["run"] == lost["run"] and row["client"] == "TVA":
+            row["value"] = math.nan
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.overall_trials is not None and found.overall_trials.seeds == ("1", "3")
+    assert any("psac has none at seed 2" in note for note in found.notes)
+
+
+def test_a_rule_without_any_result_is_left_out_and_said(tmp_path):
+    made = clippers(gains={"flat": 0.0, "psac": 0.0, "nsgd": 0.1})
+    for row in made.rows:
+        if row["privacy.clipper"] == "nsgd" and row["privacy.epsilon"] == 1.0:
+            row["value"] = math.inf
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.overall_trials is not None and set(found.overall_trials.rules) == {"flat", "psac"}
+    assert any("nsgd has no finite result at all" in note for note in found.notes)
+    assert any("Not in every cell" in note and "nsgd" in note for note in found.notes)
+
+
+def test_runs_without_privacy_are_a_reference_not_a_contender(tmp_path):
+    made = clippers(gains={"flat": 0.0, "psac": -0.1}, wheres=("natural",), epsilons=(1.0, 8.0, math.inf))
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.epsilons == (1.0, 8.0)
+    assert found.overall is not None and {p for pair in found.overall.pairs for p in (pair.a, pair.b)} == {
+        "flat",
+        "psac",
+    }
+    assert found.cells["", None].trials.rules == ("no privacy",)
+
+
+def test_an_identical_run_counts_once(tmp_path):
+    """All epsilons of an arm without privacy are one run, on as many lines as were asked for."""
+    made = Builder("free", arms=[{"name": "private"}, {"name": "open", "set": {"privacy.enabled": False}}])
+    naive = dict.fromkeys(UTILITIES, 1.0)
+    rng = np.random.default_rng(0)
+    for seed in (1, 2, 3):
+        for epsilon in (1.0, 8.0):
+            errors = {c: float(rng.uniform(0.8, 0.9)) for c in UTILITIES}
+            made.run(errors, naive=naive, axes={"privacy.epsilon": epsilon}, seed=seed, arm="private", epsilon=epsilon)
+        name = made.run({c: 0.7 for c in UTILITIES}, naive=naive, axes={"privacy.epsilon": 1.0}, seed=seed, arm="open")
+        made.runs.append({**made.runs[-1], "run": name, "axes": {"privacy.epsilon": 8.0}})
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.cells["", None].trials.errors.shape == (1, 3, 8)
+
+
+def test_an_unfinished_or_foreign_folder_is_refused_in_words(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        write_comparison(tmp_path / "none")
+    with pytest.raises(InputError, match=r"no sweep\.toml"):
+        write_comparison(tmp_path)
+    made = Builder("clippers")
+    made.run({}, naive={}, axes={"privacy.clipper": "flat"}, seed=1, status="failed", error="x")
+    with pytest.raises(InputError, match="nothing to compare yet"):
+        write_comparison(made.write(tmp_path / "s"))
+    (tmp_path / "s" / "runs.json").write_text("{")
+    with pytest.raises(InputError, match=r"runs\.json cannot be read as JSON"):
+        write_comparison(tmp_path / "s")
+    (tmp_path / "s" / "sweep.toml").write_text("[sweep")
+    with pytest.raises(InputError, match=r"sweep\.toml cannot be read"):
+        write_comparison(tmp_path / "s")
+
+
+def test_partitions_of_the_same_clients_do_not_count_as_more_clients(tmp_path):
+    made = clippers(gains={"flat": 0.0, "psac": 0.0}, wheres=("natural", "iid", "dirichlet 0.1"), epsilons=(8.0,))
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.overall_trials is not None and len(found.overall_trials.clients) == len(UTILITIES)
+
+
+def test_break_even():
+    # by hand: from -0.1 at 1 to +0.1 at 4 in the middle of the logs, 2
+    assert crossing([1, 4], [-0.1, 0.1]) == pytest.approx(2.0)
+    assert crossing([1, 4, 16], [-0.3, -0.1, 0.1]) == pytest.approx(8.0)
+    assert crossing([1, 4, 16], [0.1, -0.1, 0.1]) == pytest.approx(8.0)  # for good
+    assert crossing([1, 4], [0.1, 0.0]) == 1
+    assert crossing([1, 4], [0.1, -0.1]) == math.inf
+    assert crossing([1, 4], [math.nan, 0.1]) == pytest.approx(4.0)
+    even = break_even([1, 4], [-0.1, 0.1], [-0.3, -0.1], [0.1, 0.3])
+    assert even.words() == "about 2 (below 1 to above 4)" and even.within
+    assert break_even([1, 4], [-0.1, -0.1], [-1, -1], [1, 1]).words() == "none up to 4"
+    assert break_even([1, 4], [0.1, 0.1], [0, 0], [1, 1]).words() == "at or below 1"
+
+
+def test_report_writes_the_page_of_a_sweep(clipper_sweep, capsys):
+    from fedpriv.cli import main
+
+    (clipper_sweep / "report.html").unlink()
+    assert main(["report", str(clipper_sweep), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["best"] == "psac"
+    assert (clipper_sweep / "report.html").exists()
