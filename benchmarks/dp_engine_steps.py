@@ -19,7 +19,7 @@ from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.mechanism import Mechanism
 from fedpriv.privacy.optimizers import make_optimizer
-from fedpriv.seeding import stream
+from fedpriv.seeding import keyed_stream
 
 CHANNELS, FEATURES, WINDOW = 7, 7, 96
 OWN = ("ghost", "native", "compiled", "functional", "single")
@@ -127,7 +127,7 @@ def _whole(name: str, cell: Cell, task: Task) -> Step:
     clipper = make_clipper("flat", bound=1.0)
     mechanism = Mechanism(sampler=_Sampler(), clipper=clipper, noise_multiplier=1.0, unit="reading", relation="")
     engine = make_engine("ghost", task.model, task.loss, microbatch=cell.microbatch, native=name == "native")
-    rng = stream(0, "noise")
+    rng = keyed_stream(0, "noise", fast=name == "native")
 
     def private() -> object:
         clipped = engine.clipped_sum(task.examples, task.draws, clipper)

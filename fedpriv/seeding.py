@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
-_BLOCK = 1 << 20  # bytes of key stream made at a time
+from fedpriv.normals import normals
+
+_ZEROS = memoryview(bytes(1 << 16))  # what is encrypted for the key stream, a piece at a time
 
 
 class PrivacyRng(Protocol):
@@ -36,24 +37,28 @@ class PrivacyRng(Protocol):
         ...
 
 
-class SystemRandom:
-    """AES-256 in counter mode, keyed once by the operating system; the key is never stored or derived.
+class KeyedRandom:
+    """AES-256 in counter mode under a key, which is all that decides the numbers.
 
-    Normals are the inverse distribution function of 53-bit uniforms in (0, 1), in float64: the tail reaches
-    8.2 standard deviations. Floating-point attacks (Mironov 2012) are not covered; see docs/privacy.md.
+    Normals are Box and Muller's, in float64, from 53-bit uniforms (`fedpriv.normals`): the tail reaches 8.65 standard
+    deviations. Floating-point attacks (Mironov 2012) are not covered; see docs/privacy.md.
+
+    Args:
+        key: 32 bytes.
+        fast: normals by the C++ operator, where it can be had; the same bits.
     """
 
-    def __init__(self) -> None:
-        self._cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+    def __init__(self, key: bytes, *, fast: bool = False) -> None:
+        self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._fast = fast
 
     def _words(self, size: int) -> NDArray[np.uint64]:
-        parts: list[bytes] = []
-        need = size * 8
-        while need > 0:
-            n = min(need, _BLOCK)
-            parts.append(self._cipher.update(bytes(n)))
-            need -= n
-        return np.frombuffer(b"".join(parts), dtype=np.uint64)
+        out = np.empty(size + 2, dtype=np.uint64)  # the cipher wants room for a block more
+        room = memoryview(out.data).cast("B")
+        done, need = 0, size * 8
+        while done < need:
+            done += self._cipher.update_into(_ZEROS[: need - done], room[done:])
+        return out[:size]
 
     def random(self, size: int) -> NDArray[np.float64]:
         """[size] uniform in [0, 1), 53 bits each."""
@@ -61,7 +66,7 @@ class SystemRandom:
 
     def standard_normal(self, size: int) -> NDArray[np.float64]:
         """[size] standard normal."""
-        return ndtri((self._words(size) >> np.uint64(11)).astype(np.float64) * 2.0**-53 + 2.0**-54)
+        return normals(self._words(size + size % 2), fast=self._fast)[:size]
 
     def integers(self, low: int, high: int) -> int:
         """One integer, exactly uniform in [low, high): words past the last whole multiple are drawn again."""
@@ -75,9 +80,28 @@ class SystemRandom:
                 return low + word % span
 
 
-def _entropy(root: int, names: tuple[str | int, ...]) -> list[int]:
+class SystemRandom(KeyedRandom):
+    """Keyed once by the operating system; the key is never stored or derived. What deployed clients use."""
+
+    def __init__(self, *, fast: bool = False) -> None:
+        super().__init__(os.urandom(32), fast=fast)
+
+
+def keyed_stream(root: int, *names: str | int, fast: bool = False) -> KeyedRandom:
+    """The deployed generator under a key made of a seed and names: for the noise of simulations, which is much of it.
+
+    Other names give independent streams, as with `stream`.
+    """
+    return KeyedRandom(_digest(root, names), fast=fast)
+
+
+def _digest(root: int, names: tuple[str | int, ...]) -> bytes:
     text = "\x1f".join([str(root), *(f"{type(n).__name__}:{n}" for n in names)])
-    digest = hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _entropy(root: int, names: tuple[str | int, ...]) -> list[int]:
+    digest = _digest(root, names)
     return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 32, 4)]
 
 

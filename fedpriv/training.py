@@ -43,7 +43,7 @@ from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import Relation, Unit
 from fedpriv.releases import make_count, make_metrics, side_contracts, side_parts, whole_event
 from fedpriv.schedule import make_schedule
-from fedpriv.seeding import PrivacyRng, SystemRandom, stream, torch_generator
+from fedpriv.seeding import PrivacyRng, SystemRandom, keyed_stream, stream, torch_generator
 
 Mode = Literal["simulation", "deployment"]
 Vector = NDArray[np.float32]
@@ -153,10 +153,13 @@ class _Streams:
     seed: int
     client: str
     round: int
+    fast: bool = False  # normals by the C++ operator: the same bits
 
     def __call__(self, purpose: str) -> PrivacyRng:
         if self.mode == "deployment":
-            return SystemRandom()
+            return SystemRandom(fast=self.fast)
+        if purpose == "noise":
+            return keyed_stream(self.seed, purpose, self.client, self.round, fast=self.fast)
         return stream(self.seed, purpose, self.client, self.round)
 
 
@@ -322,7 +325,7 @@ class LocalWorker:
             InputError: a rule state that is not of these rules.
         """
         data = load_client(self.scenario, client)
-        streams = _Streams(mode, self.scenario.run.seed, client, round)
+        streams = _Streams(mode, self.scenario.run.seed, client, round, fast=self.scenario.privacy.native)
         generator = torch_generator(streams("diffusion"))
         task_rng, noise_rng = streams("task"), streams("noise")
         span = {"num_meters": data.num_meters, "start": data.train.start, "stop": data.train.stop}

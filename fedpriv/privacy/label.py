@@ -245,7 +245,7 @@ def _statement(
         "public": list(PUBLIC),
         "adversary": ADVERSARY,
         "accountant": _accountant(accounts),
-        "random_source": "seeded streams (PCG64): repeatable, so NOT A GUARANTEE"
+        "random_source": "seeded streams (AES-256-CTR, PCG64): repeatable, so NOT A GUARANTEE"
         if seeded
         else "AES-256-CTR keyed by the operating system",
         "evaluation": _evaluation(mode, _side_rows(_side(accounts))),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedpriv import native as building
 from fedpriv.errors import InputError
 from fedpriv.privacy.audit.probe import made_up, probe_loss
 from fedpriv.privacy.clippers import FlatClipper, make_clipper
@@ -20,7 +21,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ comp
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(native, "_found", {})
+    monkeypatch.setattr(building, "_found", {})
 
 
 @needs_compiler
@@ -70,7 +71,7 @@ def test_without_a_compiler_the_engine_warns_and_works(monkeypatch, tmp_path):
 @needs_compiler
 def test_a_library_that_others_may_have_written_is_built_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = native._path()
+    path = building.place("ghost-norms", native.SOURCE)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not ours")
     path.chmod(0o666)

@@ -20,7 +20,7 @@ from fedpriv.privacy.clippers import CLIPPERS, make_clipper
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import layout
 from fedpriv.privacy.mechanism import Mechanism
-from fedpriv.seeding import SystemRandom, stream
+from fedpriv.seeding import SystemRandom, keyed_stream
 
 DENOMINATOR = 16.0
 ENGINES = ["single", "functional", "opacus", "ghost"]
@@ -115,7 +115,7 @@ def test_noise_of_the_production_step(name, source):
     system = SystemRandom()
     results = check_noise(
         production(model, probe_loss, "ghost", made),
-        rng_for=lambda client, round_: stream(7, "noise", client, round_) if source == "seeded" else system,
+        rng_for=lambda client, round_: keyed_stream(7, "noise", client, round_) if source == "seeded" else system,
         stddev=made.stddev / DENOMINATOR,
         blocks=blocks,
         silent=silent(made_up(3, torch.Generator().manual_seed(1))),

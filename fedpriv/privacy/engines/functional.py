@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
@@ -13,22 +12,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Clipper, Rule
-from fedpriv.privacy.engines.base import (
-    ClippedSum,
-    LossFn,
-    checked_losses,
-    checked_microbatch,
-    chunks,
-    device_of,
-    layout,
-    refuse_batch_statistics,
-    row_factors,
-    row_norms,
-    trainable,
-    weighted_groups,
-    weighted_rows,
-)
+from fedpriv.privacy.engines.base import LossFn, checked_losses, device_of, trainable
+from fedpriv.privacy.engines.stored import StoredRowsEngine
 
 _EXAMPLE_FIELDS = tuple(f.name for f in fields(Examples))
 
@@ -48,17 +33,14 @@ class _Loss(nn.Module):
         return checked_losses(self._loss(self.model, Examples(*batch[:n]), Draws(*batch[n:])), 1)[0]
 
 
-class FunctionalEngine:
-    """vmap over rows; `microbatch` rows at a time.
+class FunctionalEngine(StoredRowsEngine):
+    """vmap over rows, `microbatch` at a time.
 
     Attention runs on the composite kernel, because the fused ones have no batching rule.
     """
 
     def __init__(self, model: nn.Module, loss: LossFn, *, microbatch: int = 0) -> None:
-        refuse_batch_statistics(model)
-        self._model = model
-        self._layout = layout(model)
-        self._microbatch = checked_microbatch(microbatch)
+        super().__init__(model, loss, microbatch=microbatch)
         wrapped = _Loss(model, loss)
 
         def row_loss(parameters: dict[str, Tensor], *row: Tensor) -> Tensor:
@@ -67,11 +49,6 @@ class FunctionalEngine:
         rows = (0,) * (len(_EXAMPLE_FIELDS) + 2)
         self._row_grads = vmap(grad(row_loss), in_dims=(None, *rows), randomness="different")
         self._row_grads_each = vmap(grad(row_loss), in_dims=(0, *rows), randomness="different")
-
-    @property
-    def microbatch(self) -> int:
-        """Rows per physical batch; 0: all at once."""
-        return self._microbatch
 
     def per_row(self, examples: Examples, draws: Draws, parameters: Tensor | None = None) -> Tensor:
         """See `RowEngine.per_row`."""
@@ -96,23 +73,3 @@ class FunctionalEngine:
             name: parameters[:, start : start + shape.numel()].reshape(-1, *shape)
             for name, shape, start in zip(at.names, at.shapes, at.starts, strict=True)
         }
-
-    def clipped_sum(self, examples: Examples, draws: Draws, clipper: Clipper) -> ClippedSum:
-        """See `GradientEngine.clipped_sum`."""
-        device = device_of(self._model)
-        total = torch.zeros(self._layout.size, device=device)
-        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
-        for part in chunks(len(examples), self._microbatch):
-            rows = self.per_row(examples.rows(part), draws.rows(part))
-            norms[part] = row_norms(rows)
-            weighted_rows(rows, norms[part], row_factors(clipper, norms[part]), total)
-        return ClippedSum(total, clipper.bound, norms)
-
-    def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
-        """See `GroupEngine.clipped_groups`."""
-        device = device_of(self._model)
-        total = torch.zeros(self._layout.size, device=device)
-        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
-        for part in chunks(len(examples), self._microbatch):
-            norms[part] = weighted_groups(self.per_row(examples.rows(part), draws.rows(part)), clipper, cuts, total)
-        return ClippedSum(total, clipper.bound, norms)

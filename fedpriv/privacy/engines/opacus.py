@@ -9,7 +9,7 @@ Opacus supplies gradients only: sampler, clipping, noise and accountant stay tho
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -17,36 +17,16 @@ from torch import Tensor, nn
 
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Clipper, Rule
-from fedpriv.privacy.engines.base import (
-    ClippedSum,
-    LossFn,
-    checked_losses,
-    checked_microbatch,
-    chunks,
-    device_of,
-    layout,
-    refuse_batch_statistics,
-    row_factors,
-    row_norms,
-    trainable,
-    weighted_groups,
-    weighted_rows,
-)
+from fedpriv.privacy.engines.base import checked_losses, trainable
+from fedpriv.privacy.engines.stored import StoredRowsEngine
 
 
-class OpacusEngine:
+class OpacusEngine(StoredRowsEngine):
     """Opacus computes one gradient per model row; rows of the same unit (its K draws) are summed here.
 
     Hooks live only during a call, so engines can be made for the same model again and again. The loss averages
     the draws itself, hence a plain sum over them is the gradient of the averaged loss.
     """
-
-    def __init__(self, model: nn.Module, loss: LossFn, *, microbatch: int = 0) -> None:
-        refuse_batch_statistics(model)
-        self._model, self._loss = model, loss
-        self._layout = layout(model)
-        self._microbatch = checked_microbatch(microbatch)
 
     def per_row(self, examples: Examples, draws: Draws) -> Tensor:
         """[B, P] float32 gradients; sensitive."""
@@ -75,26 +55,6 @@ class OpacusEngine:
                 )
             grouped += part.reshape(count, part.shape[0] // count, -1).sum(dim=1)
         return grouped
-
-    def clipped_sum(self, examples: Examples, draws: Draws, clipper: Clipper) -> ClippedSum:
-        """See `GradientEngine.clipped_sum`."""
-        device = device_of(self._model)
-        total = torch.zeros(self._layout.size, device=device)
-        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
-        for part in chunks(len(examples), self._microbatch):
-            rows = self.per_row(examples.rows(part), draws.rows(part))
-            norms[part] = row_norms(rows)
-            weighted_rows(rows, norms[part], row_factors(clipper, norms[part]), total)
-        return ClippedSum(total, clipper.bound, norms)
-
-    def clipped_groups(self, examples: Examples, draws: Draws, clipper: Rule, cuts: Sequence[int]) -> ClippedSum:
-        """See `GroupEngine.clipped_groups`."""
-        device = device_of(self._model)
-        total = torch.zeros(self._layout.size, device=device)
-        norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
-        for part in chunks(len(examples), self._microbatch):
-            norms[part] = weighted_groups(self.per_row(examples.rows(part), draws.rows(part)), clipper, cuts, total)
-        return ClippedSum(total, clipper.bound, norms)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedpriv.seeding import SystemRandom, stream, torch_generator
+from fedpriv.seeding import KeyedRandom, SystemRandom, keyed_stream, stream, torch_generator
 
 SIGNIFICANCE = 1e-3
 
@@ -21,6 +21,26 @@ def test_the_same_name_gives_the_same_stream_and_another_name_another():
 def test_names_do_not_run_into_each_other():
     draws = [stream(1, *names).random(4) for names in (("ab", "c"), ("a", "bc"), ("abc",), ("1", 1), (1, "1"))]
     assert len({tuple(d) for d in draws}) == len(draws)
+
+
+def test_keyed_streams_are_named_too_and_stay_apart():
+    first = keyed_stream(1, "noise", "a", 3).standard_normal(1000)
+    assert np.array_equal(first, keyed_stream(1, "noise", "a", 3, fast=True).standard_normal(1000))
+    others = [keyed_stream(2, "noise", "a", 3), keyed_stream(1, "noise", "b", 3), stream(1, "noise", "a", 3)]
+    for other in others:
+        assert abs(np.corrcoef(first, other.standard_normal(1000))[0, 1]) < 0.15
+
+
+def test_the_key_stream_is_aes_256_in_counter_mode():
+    """Counters from zero, enciphered block by block; the pieces in which numbers are asked for do not show."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+    block = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    blocks = b"".join(block.update(i.to_bytes(16, "big")) for i in range(70_000))
+    source, want = KeyedRandom(key), np.frombuffer(blocks, dtype=np.uint64) >> np.uint64(11)
+    for start, size in ((0, 1), (1, 2), (3, 131_072), (131_075, 7), (131_082, 0), (131_082, 20)):
+        assert np.array_equal(source.random(size) * 2.0**53, want[start : start + size].astype(np.float64))
 
 
 def test_two_system_sources_share_nothing():
