@@ -8,8 +8,10 @@ client and round give the same result in every process.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -41,12 +43,15 @@ from fedpriv.privacy.recipe import Recipe, event_of, make_rules
 from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract, filter_left
 from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import Relation, Unit
+from fedpriv.products import matrix_products
 from fedpriv.releases import make_count, make_metrics, side_contracts, side_parts, whole_event
 from fedpriv.schedule import make_schedule
 from fedpriv.seeding import PrivacyRng, SystemRandom, keyed_stream, stream, torch_generator
 
 Mode = Literal["simulation", "deployment"]
 Vector = NDArray[np.float32]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _workers: OrderedDict[str, LocalWorker] = OrderedDict()
 _MAX_WORKERS = 4
@@ -161,6 +166,17 @@ class _Streams:
         if purpose == "noise":
             return keyed_stream(self.seed, purpose, self.client, self.round, fast=self.fast)
         return stream(self.seed, purpose, self.client, self.round)
+
+
+def _products(method: Callable[Concatenate[LocalWorker, P], R]) -> Callable[Concatenate[LocalWorker, P], R]:
+    """Runs a method with the scenario's library of matrix products."""
+
+    @wraps(method)
+    def run(self: LocalWorker, *args: P.args, **kwargs: P.kwargs) -> R:
+        with matrix_products(self.scenario.run.products, self.device):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class LocalWorker:
@@ -299,6 +315,7 @@ class LocalWorker:
             "steps_per_day": day_steps(roster(self.scenario).step),
         }
 
+    @_products
     def train(
         self,
         client: str,
@@ -359,6 +376,7 @@ class LocalWorker:
             vector = vector.lerp(stepped, self._warmth(step))  # every step is linear in its learning rate
         return Trained(vector.cpu().numpy(), None if state is None else state.cpu().numpy())
 
+    @_products
     def evaluate(
         self, client: str, parameters: Vector, *, part: Literal["validation", "test"], samples: int
     ) -> dict[str, float]:
@@ -372,6 +390,7 @@ class LocalWorker:
         data = load_client(self.scenario, client)
         return make_count(data, self.scenario, _Streams(mode, self.scenario.run.seed, client, 0)("count")).value
 
+    @_products
     def release_metrics(
         self, client: str, parameters: Vector, *, part: Literal["validation", "test"], number: int, mode: Mode
     ) -> dict[str, float]:
@@ -381,6 +400,7 @@ class LocalWorker:
         rng = _Streams(mode, self.scenario.run.seed, client, number)("metrics")
         return make_metrics(self.model, data, self.scenario, part=part, device=self.device, rng=rng)
 
+    @_products
     def forecasts(self, client: str, parameters: Vector, *, count: int, samples: int) -> evaluation.Forecasts:
         """A few test windows with truth, point forecast and quantiles, for pictures. Simulation only."""
         data = load_client(self.scenario, client)

@@ -109,14 +109,14 @@ def test_its_cost(record_property):
 
     rng = SystemRandom()
     discrete_gaussian((5 * GRID) ** 2, 10_000, rng)
-    start = time.perf_counter()
-    rng.standard_normal(200_000)
-    plain = time.perf_counter() - start
-    start = time.perf_counter()
+    start = time.process_time()
+    stream(0, "noise").standard_normal(200_000)
+    plain = time.process_time() - start
+    start = time.process_time()
     discrete_gaussian((5 * GRID) ** 2, 200_000, rng)
-    discrete = time.perf_counter() - start
+    discrete = time.process_time() - start
     record_property("ratio", discrete / plain)
-    assert discrete < 40 * plain  # about 4 on a quiet machine
+    assert discrete < 100 * plain  # numpy's; about 20 on a quiet machine
 
 
 # ---- the mechanism --------------------------------------------------------------------------------

@@ -105,6 +105,8 @@ class GhostEngine:
         self._operator = operator(device=device_of(model)) if native else None
         self._check = check
         self._checked: set[tuple[object, ...]] = set()
+        self._total: Tensor | None = None
+        self._views: dict[str, Tensor] = {}
 
     def clipped_sum(self, examples: Examples, draws: Draws, clipper: Clipper) -> ClippedSum:
         """See `GradientEngine.clipped_sum`.
@@ -126,7 +128,7 @@ class GhostEngine:
     def _run(self, examples: Examples, draws: Draws, clipper: Clipper, cuts: Sequence[int] | None) -> ClippedSum:
         self._check_shapes(examples, draws)
         device = device_of(self._model)
-        total = torch.zeros(self._layout.size, device=device)
+        total = self._cleared(device)
         norms = torch.zeros(len(examples), dtype=torch.float64, device=device)
         for part, some, drawn in self._parts(examples, draws):
             measured = self._measured(some, drawn)
@@ -139,7 +141,14 @@ class GhostEngine:
                     assert isinstance(clipper, Rule)
                     found = self._add_groups(measured, some, drawn, clipper, cuts, total, part.stop - part.start)
                 norms[part] = found[: part.stop - part.start]
-        return ClippedSum(total, clipper.bound, norms)
+        return ClippedSum(total.clone(), clipper.bound, norms)
+
+    def _cleared(self, device: torch.device) -> Tensor:
+        """[P] zeros, the same memory at each step: its views are made once."""
+        if self._total is None or self._total.device != device:
+            self._total = torch.zeros(self._layout.size, device=device)
+            self._views = self._layout.views(self._total)
+        return self._total.zero_()
 
     def _parts(self, examples: Examples, draws: Draws) -> Iterator[tuple[slice, Examples, Draws]]:
         """The microbatches and their places; rows past the end of a place are there to fill up, of weight 0."""
@@ -191,7 +200,7 @@ class GhostEngine:
 
     def _spread(self, measured: Measured, weights: Mapping[int, Weights], total: Tensor) -> None:
         """Adds every owner's weighted rows to its place in `total`."""
-        flat = self._layout.views(total)
+        flat = self._views  # of `total`, which `_cleared` made
         for i, term in reversed(list(measured.terms.items())):  # the last one measured is still in the cache
             names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
             term.add_weighted(weights[i], {local: flat[full] for local, full in names})

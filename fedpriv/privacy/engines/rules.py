@@ -208,10 +208,13 @@ class LinearTerm:
         if self.direct is not None:
             out["weight"].view(-1).addmv_(weights.kept(self.direct).flatten(1).t(), weights.rows)
             return
-        if self.a.shape[2] <= self.g.shape[2]:  # scale the narrower side
+        if self.a.shape[2] <= self.g.shape[2]:  # scale the narrower side, and let the product transpose that one
             a, g = weights.scaled(self.a), weights.kept(self.g).flatten(0, 1)  # [R T, p], [R T, d]
             if self.bias:
                 out["bias"].addmv_(g.t(), weights.tokens(self.a.shape[1]))
+            if 2 * a.shape[1] < g.shape[1]:
+                out["weight"].add_(torch.mm(a.t(), g).t())
+                return
         else:
             a, g = weights.kept(self.a).flatten(0, 1), weights.scaled(self.g)
             if self.bias:
