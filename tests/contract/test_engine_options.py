@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from fedpriv import native as building
-from fedpriv.products import matrix_products, problem
 from fedpriv.errors import InputError
 from fedpriv.privacy.audit.probe import made_up, probe_loss
 from fedpriv.privacy.clippers import FlatClipper, make_clipper
 from fedpriv.privacy.engines import make_engine, native
+from fedpriv.products import matrix_products, problem
 from tests.contract.test_engines import assert_close, probe, reference, row, rows
 from tests.contract.test_engines_denoiser import VARIANTS, setup
 
