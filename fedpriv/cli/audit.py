@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 HELP = """Test the privacy code itself on this machine: no data of anybody is read.
 
-D1 sensitivity, D2 noise, D3 sampler, and for each epsilon D4: thousands of planted readings go through the sampler,
+D1 sensitivity, D2 noise, D3 sampler, every rule of the registry through the whole private step of the real model, and
+for each epsilon D4: thousands of planted readings go through the sampler,
 clipping and noise that train, and an attacker who sees every release shows how much epsilon really is. D5, with
 --ledger: the same for what a ledger records, against the epsilon it reports. Exit code 1 when a check fails.
 
@@ -57,6 +58,7 @@ def audit(
     """Runs the suites and prints one line each."""
     from fedpriv.cli.text import table
     from fedpriv.privacy.audit.run import audit as run_audit
+    from simulations.auditing import model_subject
 
     report = run_audit(
         tuple(epsilons or (_QUICK if quick else _ALL)),
@@ -65,6 +67,7 @@ def audit(
         engine=engine,
         clipper=clipper,
         ledgers=tuple(ledgers or ()),
+        subjects=(model_subject(),),
         progress=_Lines(),
     )
     if as_json:

@@ -12,133 +12,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from dp_accounting import DpEvent
 from torch import Tensor
 
-from fedpriv.config import PrivacyConfig, RuleChoice
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
-from fedpriv.privacy.clippers import Rule, make_clipper
-from fedpriv.privacy.controllers import Controller, GlobalAdaptController, QuantileController, StepFacts
+from fedpriv.privacy.clippers import Rule
+from fedpriv.privacy.controllers import StepFacts
 from fedpriv.privacy.engines.base import Layout
 from fedpriv.privacy.events import ScheduledDpEvent
-from fedpriv.privacy.filters import FILTERS, Filter, LaplacianFilter
-from fedpriv.privacy.gradient_rules import ROW_ENGINES, Asked, Batch, GradientRule, GroupWiseRule, SparsifyRule
-from fedpriv.privacy.histogram_controllers import DcSgdEController, DcSgdPController
-from fedpriv.privacy.iterate_rules import GRADIENT_RULES, DiskRule
-from fedpriv.privacy.joint import Query, gradient_noise, release_jointly
+from fedpriv.privacy.gradient_rules import Asked, Batch
+from fedpriv.privacy.joint import JointRelease, Query, release_jointly
 from fedpriv.privacy.mechanism import Mechanism
-from fedpriv.privacy.options import build, constants
 from fedpriv.privacy.rule_state import StateLayout
-from fedpriv.privacy.schedules import DynamicController
+from fedpriv.privacy.rules import CONTROLLERS, Rules, make_rules
 from fedpriv.seeding import PrivacyRng
 
-CONTROLLERS: Final[Mapping[str, type[Controller]]] = {
-    kind.KEY: kind
-    for kind in (QuantileController, DcSgdPController, DcSgdEController, DynamicController, GlobalAdaptController)
-}
+__all__ = ["CONTROLLERS", "Recipe", "Rules", "StepDone", "StepPoint", "event_of", "make_rules"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """The rules of a step without sampler and noise.
+@dataclass(frozen=True)
+class StepPoint:
+    """Public facts of one step: `Recipe.at`.
 
     Attributes:
-        clipper: at C of the scenario.
-        controller: sets the bound (and noise) of each step; the base class changes nothing.
-        rule: makes each row's vector; the base class is the gradient itself.
-        filter: post-processing, or None.
-        steps_total: private steps of the run.
+        params: [P].
+        state: of the rules, flat; None if they keep none.
+        parts: the same by part and name.
+        clipper: the rule of norms in force.
+        facts: numbers of the step.
+        names: of the trained parameters.
     """
 
+    params: Tensor
+    state: Tensor | None
+    parts: Mapping[str, Mapping[str, Tensor]]
     clipper: Rule
-    controller: Controller = field(default_factory=Controller)
-    rule: GradientRule = field(default_factory=GradientRule)
-    filter: Filter | None = None
-    steps_total: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuses what does not go together.
-
-        Raises:
-            InputError: with the reason; nothing was started.
-        """
-        self.controller.check(self.clipper)
-        self.rule.check(self.clipper)
-        for refused, why in (
-            (
-                isinstance(self.controller, GlobalAdaptController) and self.rule.name in ("error-feedback",),
-                "controller 'global-adapt' rescales every gradient, so nothing is cut off that 'error-feedback' could "
-                "feed back",
-            ),
-            (
-                isinstance(self.controller, GlobalAdaptController) and isinstance(self.rule, GroupWiseRule),
-                "controller 'global-adapt' compares whole norms with Z, 'group-wise' clips parts of them",
-            ),
-            (
-                isinstance(self.rule, SparsifyRule) and isinstance(self.filter, LaplacianFilter),
-                "filter 'laplacian' would spread the kept coordinates over those that 'sparsify' left out",
-            ),
-            (
-                isinstance(self.rule, DiskRule) and self.filter is not None and self.filter.name != "laplacian",
-                f"'disk' is a filter over steps itself; {self.filter.name if self.filter else ''!r} would be a second",
-            ),
-        ):
-            if refused:
-                raise InputError(f"these rules do not go together: {why}. Nothing was started.")
-
-    def engine_name(self, asked: str) -> str:
-        """The gradient engine for these rules, `asked` being privacy.engine.
-
-        Raises:
-            InputError: the engine asked for has no per-row gradients and the rule needs them; nothing was started.
-        """
-        if self.rule.NEEDS != "rows":
-            return asked
-        if asked == "auto":
-            return "functional"
-        if asked not in ROW_ENGINES:
-            raise InputError(
-                f"gradient rule {self.rule.name!r} needs every row's gradient at points of its own, which "
-                f"privacy.engine={asked} does not give; use functional (or auto). Nothing was started."
-            )
-        return asked
-
-    def describe(self, sigma: float) -> dict[str, Any]:
-        """Names and every constant, and the noise: for labels. `sigma` is the total multiplier at the start."""
-        shown = {k: v for k, v in constants(self.clipper).items() if k not in ("l2_clip_norm", "step")}
-        least = min(value for value, _ in self.controller.noise(sigma))
-        stated: dict[str, Any] = {
-            "clipper": self.clipper.name,
-            "clipper_options": shown,
-            "bound": float(self.clipper.bound),
-            "controller": self.controller.name or "none",
-            "controller_options": constants(self.controller),
-            "gradient_rule": self.rule.name or "none",
-            "gradient_rule_options": constants(self.rule),
-            "filter": self.filter.name if self.filter else "none",
-            "filter_options": constants(self.filter) if self.filter else {},
-            "noise_multiplier": least,
-            "noise_multiplier_gradient": gradient_noise(least, self._shares(least)),
-        }
-        stages = self.controller.noise(sigma)
-        return stated if len(stages) == 1 else {**stated, "noise_schedule": [[s, n] for s, n in stages]}
-
-    def _shares(self, sigma: float) -> list[float]:
-        """(bound / stddev)^2 of everything but the gradient."""
-        statistic = self.controller.statistic_noise(sigma)
-        shares = [noise**-2 for noise in self.rule.extra_noise(sigma)]
-        return shares if statistic is None else [(statistic[0] / statistic[1]) ** 2, *shares]
-
-    def sigma_gradient(self, sigma: float) -> float:
-        """What of the total `sigma` is left for the gradient.
-
-        Raises:
-            InputError: nothing.
-        """
-        return gradient_noise(sigma, self._shares(sigma))
+    facts: StepFacts
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -232,6 +145,78 @@ class Recipe:
         total = self.rules.controller.statistic(asked.clipped.norms, batch.clipper, controller_state)
         return replace(asked, extra=(Query(total, *noise), *asked.extra))
 
+    def at(self, *, params: Tensor, state: Tensor | None, step: int, denominator: float, layout: Layout) -> StepPoint:
+        """The public facts of one step, before any row is looked at.
+
+        Args:
+            params: [P] current parameters.
+            state: of the rules, as sent; None if they keep none.
+            step: 0, 1, ... over the whole run.
+            denominator: public divisor of the sums.
+            layout: of the trained parameters.
+
+        Raises:
+            InputError: a state of another length, or a step past the schedule; nothing was read.
+        """
+        parts = self._parts(params.numel(), state)
+        sigma = self.sigma_at(step)
+        clipper = self.rules.controller.clipper(self.rules.clipper.at(step), parts.get("controller", {}), step)
+        facts = StepFacts(
+            step=step,
+            denominator=denominator,
+            sizes=tuple(shape.numel() for shape in layout.shapes),
+            sigma=sigma,
+            sigma_gradient=self.rules.sigma_gradient(sigma),
+        )
+        return StepPoint(params, state, parts, clipper, facts, layout.names)
+
+    def release(
+        self, point: StepPoint, engine: Any, examples: Examples, draws: Draws, *, rng: PrivacyRng
+    ) -> JointRelease:
+        """Everything of a step that looks at private rows, with its noise: all else is a function of the result.
+
+        Args:
+            point: where the step stands.
+            engine: made for `rules.engine_name`, its model at the point's parameters.
+            examples, draws: the private rows; there may be none, and noise is due even then.
+            rng: source of the noise.
+
+        Raises:
+            CheckFailed: a sum is not finite; nothing was released.
+        """
+        batch = Batch(
+            engine=engine,
+            examples=examples,
+            draws=draws,
+            params=point.params,
+            clipper=point.clipper,
+            state=point.parts.get("rule", {}),
+            facts=point.facts,
+            names=point.names,
+        )
+        asked = self.ask(batch, point.parts.get("controller", {}))
+        mechanism = self.mechanism
+        if point.clipper is not mechanism.clipper or point.facts.sigma != mechanism.noise_multiplier:
+            mechanism = replace(mechanism, clipper=point.clipper, noise_multiplier=point.facts.sigma)
+        return release_jointly(mechanism, asked.clipped, asked.extra, denominator=point.facts.denominator, rng=rng)
+
+    def after(self, point: StepPoint, released: JointRelease) -> StepDone:
+        """Post-processing of what a step released: the next state of the rules, and the gradient that is applied."""
+        rules, parts, clipper, facts = self.rules, point.parts, point.clipper, point.facts
+        mine = parts.get("controller", {})
+        after: dict[str, Mapping[str, Tensor]] = {}
+        if rules.controller.statistic_noise(facts.sigma) is not None:
+            after["controller"] = rules.controller.update(released.answers[0], clipper, mine, facts)
+        grad, after["rule"] = rules.rule.after(
+            released.grad, released.answers, point.params, clipper, parts.get("rule", {}), facts
+        )
+        if rules.filter is not None:
+            grad, after["filter"] = rules.filter.apply(grad, parts.get("filter", {}), facts.sizes)
+        layout_of_state = self.state_layout(point.params.numel())
+        if point.state is None or layout_of_state is None:
+            return StepDone(grad, None, clipper.bound)
+        return StepDone(grad, layout_of_state.join(after, point.state.device), clipper.bound)
+
     def run(
         self,
         engine: Any,
@@ -245,57 +230,13 @@ class Recipe:
         layout: Layout,
         rng: PrivacyRng,
     ) -> StepDone:
-        """One private step.
-
-        Args:
-            engine: made for `rules.engine_name`, its model at `params`.
-            examples, draws: the private rows; there may be none, and noise is due even then.
-            params: [P] current parameters.
-            state: of the rules, as sent; None if they keep none.
-            step: 0, 1, ... over the whole run.
-            denominator: public divisor of the sums.
-            layout: of the trained parameters.
-            rng: source of the noise.
+        """One private step: `at`, `release`, `after`.
 
         Raises:
             InputError: a state of another length, or a step past the schedule; nothing was read.
         """
-        rules, parts = self.rules, self._parts(params.numel(), state)
-        sigma = self.sigma_at(step)
-        mine = parts.get("controller", {})
-        clipper = rules.controller.clipper(rules.clipper.at(step), mine, step)
-        facts = StepFacts(
-            step=step,
-            denominator=denominator,
-            sizes=tuple(shape.numel() for shape in layout.shapes),
-            sigma=sigma,
-            sigma_gradient=rules.sigma_gradient(sigma),
-        )
-        batch = Batch(
-            engine=engine,
-            examples=examples,
-            draws=draws,
-            params=params,
-            clipper=clipper,
-            state=parts.get("rule", {}),
-            facts=facts,
-            names=layout.names,
-        )
-        asked = self.ask(batch, mine)
-        mechanism = self.mechanism
-        if clipper is not mechanism.clipper or sigma != mechanism.noise_multiplier:
-            mechanism = replace(mechanism, clipper=clipper, noise_multiplier=sigma)
-        released = release_jointly(mechanism, asked.clipped, asked.extra, denominator=denominator, rng=rng)
-        after: dict[str, Mapping[str, Tensor]] = {}
-        if rules.controller.statistic_noise(sigma) is not None:
-            after["controller"] = rules.controller.update(released.answers[0], clipper, mine, facts)
-        grad, after["rule"] = rules.rule.after(released.grad, released.answers, params, clipper, batch.state, facts)
-        if rules.filter is not None:
-            grad, after["filter"] = rules.filter.apply(grad, parts.get("filter", {}), facts.sizes)
-        layout_of_state = self.state_layout(params.numel())
-        if state is None or layout_of_state is None:
-            return StepDone(grad, None, clipper.bound)
-        return StepDone(grad, layout_of_state.join(after, state.device), clipper.bound)
+        point = self.at(params=params, state=state, step=step, denominator=denominator, layout=layout)
+        return self.after(point, self.release(point, engine, examples, draws, rng=rng))
 
     def _parts(self, num_parameters: int, state: Tensor | None) -> dict[str, dict[str, Tensor]]:
         layout = self.state_layout(num_parameters)
@@ -310,33 +251,3 @@ def event_of(mechanism: Mechanism, rules: Rules) -> DpEvent:
     stages = rules.controller.noise(mechanism.noise_multiplier)
     events = [replace(mechanism, noise_multiplier=sigma).step_event() for sigma, _ in stages]
     return events[0] if len(events) == 1 else ScheduledDpEvent(events, [count for _, count in stages])
-
-
-def make_rules(privacy: PrivacyConfig, *, steps_total: int) -> Rules:
-    """The rules that the settings name.
-
-    Raises:
-        InputError: unknown names or options, values out of range, or rules that do not go together.
-    """
-    chosen: RuleChoice = privacy.rules()
-    fixed = {"steps_total": max(steps_total, 1)}
-    clipper = make_clipper(chosen.clipper, bound=privacy.bound, **chosen.clipper_options)
-    controller, rule, made = Controller(**fixed), GradientRule(**fixed), None
-    if chosen.controller != "none":
-        controller = build(CONTROLLERS, "controller", chosen.controller, chosen.controller_options, **fixed)
-    elif chosen.controller_options:
-        raise _unused("controller", chosen.controller_options)
-    if chosen.gradient_rule != "none":
-        rule = build(GRADIENT_RULES, "gradient rule", chosen.gradient_rule, chosen.gradient_rule_options, **fixed)
-    elif chosen.gradient_rule_options:
-        raise _unused("gradient_rule", chosen.gradient_rule_options)
-    if chosen.filter != "none":
-        made = build(FILTERS, "filter", chosen.filter, chosen.filter_options)
-    elif chosen.filter_options:
-        raise _unused("filter", chosen.filter_options)
-    return Rules(clipper=clipper, controller=controller, rule=rule, filter=made, steps_total=fixed["steps_total"])
-
-
-def _unused(part: str, options: Mapping[str, object]) -> InputError:
-    named = ", ".join(options)
-    return InputError(f"privacy.{part}_options has {named}, but privacy.{part}=none; nothing was started.")

@@ -1,4 +1,4 @@
-"""All suites in one go: sensitivity (D1), noise (D2), sampler (D3), canaries (D4); and the ledger (D5) on its own.
+"""All suites in one go: sensitivity (D1), noise (D2), sampler (D3), every rule, canaries (D4); and ledgers (D5).
 
 Everything runs on made-up rows and canaries, through the code that trains; no data of anybody is read.
 """
@@ -28,6 +28,7 @@ from fedpriv.privacy.audit.result import CheckResult, production_step
 from fedpriv.privacy.audit.sampler import check_sampler
 from fedpriv.privacy.audit.tables import Claim
 from fedpriv.privacy.audit.verdict import FAILING, SuiteResult, judge
+from fedpriv.privacy.audit.whole import Subject, check_every_rule, chosen_gradients
 from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import layout
@@ -39,6 +40,7 @@ from fedpriv.seeding import SystemRandom, stream
 Progress: TypeAlias = Callable[[str, float], None]
 """(what is at work, share of the whole that is done in [0, 1])."""
 
+RULES = "D1, D2 every rule"
 DELTA = 1e-5
 WINDOW, RATE, STEPS = 4, 0.1, 100  # of the canary runs: a subsampled mechanism, so that the sampler matters
 BOUND = 2.0  # not 1, so that noise which misses the bound shows
@@ -83,9 +85,10 @@ def audit(
     engine: str = "auto",
     clipper: str = "flat",
     ledgers: Sequence[Path] = (),
+    subjects: Sequence[Subject] = (),
     progress: Progress | None = None,
 ) -> AuditReport:
-    """Runs D1 to D4, D4 once for each epsilon, and D5 for each ledger.
+    """Runs D1 to D3, the rules, D4 once for each epsilon, and D5 for each ledger.
 
     Args:
         epsilons: claims to test, at delta 1e-5 for one reading under zero-out.
@@ -95,6 +98,7 @@ def audit(
         engine: gradient engine, as in scenarios.
         clipper: clipping rule, as in scenarios.
         ledgers: files whose reported epsilons are audited as well.
+        subjects: models on which every rule is replayed, beside gradients chosen outright.
         progress: told what is at work and how much is done.
 
     Raises:
@@ -117,6 +121,7 @@ def audit(
         ("D1 sensitivity", lambda _: _sensitivity(base, engine)),
         ("D2 noise", lambda _: _noise(base, engine, streams)),
         ("D3 sampler", lambda _: _sampler(sampler, streams, significance)),
+        (RULES, lambda tell: _suite(RULES, check_every_rule([chosen_gradients(), *subjects], tell=tell))),
     ]
     for epsilon in epsilons:
         name = f"D4 canaries, epsilon {epsilon:g}"

@@ -1,0 +1,378 @@
+"""Every rule of the registry through the whole private step: what is released, against the event that is charged.
+
+`Recipe.release` is all of a step that sees private rows; its result is a gradient and the noisy answers of whatever
+statistic a rule asks. Each case is taken apart without trusting its parts:
+
+* the standard deviation of every released number is MEASURED, by a source of noise that returns ones;
+* all numbers together, each over its own noise, must move by at most 1 / sigma when a row comes, goes or is zeroed
+  out (which is to contribute nothing), and by at most 2 / sigma when one is replaced, by a row of gaps for example,
+  sigma being read off the event that the step charges. That is the joint Gaussian mechanism
+  (`fedpriv.privacy.joint`): a statistic that is not charged, a bound that is stated too small, or noise on a wrong
+  scale breaks it; a row in which nothing was read adds no gradient at all;
+* the event must be the one that the contract has for this step;
+* the noise itself must have the measured size, block by block, and be normal;
+* nothing may be remembered of rows: after a look at other rows, the same release and the same post-processing follow.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor, nn
+
+from fedpriv.config import PrivacyConfig
+from fedpriv.privacy.audit import probe
+from fedpriv.privacy.audit.result import CheckResult, Rows
+from fedpriv.privacy.audit.sensitivity import SLACK, Adversary, Silence, adversarial_vectors, join, pick
+from fedpriv.privacy.clippers import CLIPPERS
+from fedpriv.privacy.contract import noise_of
+from fedpriv.privacy.engines import make_engine
+from fedpriv.privacy.engines.base import LossFn, layout
+from fedpriv.privacy.engines.single import flat_parameters
+from fedpriv.privacy.events import ScheduledDpEvent, encode_event
+from fedpriv.privacy.filters import FILTERS
+from fedpriv.privacy.iterate_rules import GRADIENT_RULES
+from fedpriv.privacy.joint import JointRelease
+from fedpriv.privacy.mechanism import Mechanism
+from fedpriv.privacy.recipe import CONTROLLERS, Recipe, StepPoint, make_rules
+from fedpriv.privacy.samplers import RandomPhaseTiling
+from fedpriv.privacy.units import READING, Relation
+from fedpriv.seeding import PrivacyRng, stream
+
+BOUND, SIGMA, DENOMINATOR = 0.5, 1.3, 16.0
+STEPS, STEP = 40, 37  # the run, and the step looked at: late, where schedules have their least noise
+_SHARES = (0.5, 0.999, 1.001)  # of the bound: norms on both sides of a threshold
+_NOISE_STEPS = 8  # releases per silent batch whose noise is looked at
+_OPTIONS: Final[Mapping[str, dict[str, Any]]] = {"sparsify": {"final_rate": 0.5, "rise": 0.0}}
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with rows made for it.
+
+    Attributes:
+        name: for reports.
+        model: as the engines take it.
+        loss: of one row.
+        rows: at least six ordinary made-up rows.
+        adversaries: rows made to be awkward.
+        sizes: of the batches that each joins; None: three of 0 to 5, all of them in turn.
+        of_norm: where gradients can be chosen, a row whose gradient has this norm: some adversary must then reach the
+            bound, and one stays just below it, where a threshold on norms counts the other way.
+    """
+
+    name: str
+    model: nn.Module
+    loss: LossFn
+    rows: Rows
+    adversaries: Mapping[str, Adversary]
+    sizes: Sequence[int] | None = None
+    of_norm: Callable[[float], Rows] | None = None
+
+
+class Ones:
+    """Noise that is all ones: shows the standard deviation of every released number."""
+
+    def standard_normal(self, size: int) -> NDArray[np.float64]:
+        """[size] ones."""
+        return np.ones(size)
+
+    def random(self, size: int) -> NDArray[np.float64]:
+        """Refused: a step draws nothing but its noise."""
+        raise RuntimeError(f"a step asked for {size} uniform numbers; it may draw its noise only")
+
+    def integers(self, low: int, high: int) -> int:
+        """Refused: a step draws nothing but its noise."""
+        raise RuntimeError(f"a step asked for an integer in [{low}, {high}); it may draw its noise only")
+
+
+def chosen_gradients() -> Subject:
+    """A model whose per-row gradient is the window itself, so that an adversary may choose it outright."""
+    with torch.random.fork_rng(devices=[]):  # initial values from a seed, the global generator left alone
+        torch.manual_seed(0)
+        model = probe.VectorProbe()
+    rows = probe.made_up(6, torch.Generator().manual_seed(1))
+    last = pick(rows, slice(5, 6))
+
+    def of_norm(norm: float) -> Rows:
+        values = torch.ones_like(last[0].values)
+        return replace(last[0], values=values * (norm / float(values.norm()))), last[1]
+
+    adversaries = adversarial_vectors(last)
+    return Subject("chosen gradients", model, probe.vector_loss, rows, adversaries, of_norm=of_norm)
+
+
+def every_rule() -> dict[str, Settings]:
+    """Name -> privacy settings: each entry of each registry, and combinations whose parts share the noise."""
+    cases: dict[str, Settings] = {name: {"clipper": name} for name in CLIPPERS}
+    flat = {"clipper": "flat"}
+    for name in CONTROLLERS:
+        cases[name] = {**flat, "controller": name}
+    for name in GRADIENT_RULES:
+        cases[name] = {**flat, "gradient_rule": name, "gradient_rule_options": _OPTIONS.get(name, {})}
+    for name in FILTERS:
+        cases[name] = {**flat, "filter": name}
+    cases["group-wise psasc"] = {"clipper": "psasc", "gradient_rule": "group-wise"}
+    cases["dynamic auto-s"] = {"clipper": "auto-s", "controller": "dynamic"}
+    cases["quantile bam ema"] = {**flat, "controller": "quantile", "gradient_rule": "bam", "filter": "ema"}
+    cases["dc-sgd-e error-feedback"] = {**flat, "controller": "dc-sgd-e", "gradient_rule": "error-feedback"}
+    return cases
+
+
+def make_recipe(settings: Settings, *, sigma: float = SIGMA) -> Recipe:
+    """The recipe of some settings on a sampled mechanism."""
+    rules = make_rules(PrivacyConfig.model_validate({"bound": BOUND, **settings}), steps_total=STEPS)
+    mechanism = Mechanism(
+        sampler=RandomPhaseTiling(4, 0.1),
+        clipper=rules.clipper,
+        noise_multiplier=sigma,
+        unit=READING,
+        relation=Relation.ZERO_OUT,
+    )
+    return Recipe(mechanism=mechanism, rules=rules)
+
+
+class WholeStep:
+    """A recipe on a subject, in the middle of a run: its public state was made by steps of the recipe itself."""
+
+    def __init__(self, recipe: Recipe, subject: Subject, *, step: int = STEP) -> None:
+        self.recipe, self.subject = recipe, subject
+        self.engine: Any = make_engine(recipe.rules.engine_name("auto"), subject.model, subject.loss)
+        self.layout, self.params = layout(subject.model), flat_parameters(subject.model)
+        state, noise = recipe.initial_state(self.params.numel()), stream(1, "audit", "state")
+        for early in range(2):
+            point = self._at(early, state)
+            state = recipe.after(
+                point, recipe.release(point, self.engine, *pick(subject.rows, (0, 1)), rng=noise)
+            ).state
+        self.point: StepPoint = self._at(step, state)
+
+    def _at(self, step: int, state: Tensor | None) -> StepPoint:
+        return self.recipe.at(params=self.params, state=state, step=step, denominator=DENOMINATOR, layout=self.layout)
+
+    def release(self, rows: Rows, rng: PrivacyRng) -> JointRelease:
+        """What leaves."""
+        return self.recipe.release(self.point, self.engine, *rows, rng=rng)
+
+    def values(self, rows: Rows, rng: PrivacyRng) -> Tensor:
+        """[P + S] float64: the noisy sum of gradients and every answer."""
+        released = self.release(rows, rng)
+        return torch.cat([released.grad.to(torch.float64) * DENOMINATOR, *(a.flatten() for a in released.answers)])
+
+    def nothing(self) -> Rows:
+        """A batch without rows."""
+        return pick(self.subject.rows, slice(0, 0))
+
+    def scale(self) -> Tensor:
+        """[P + S] standard deviation of every released number, as measured."""
+        return self.values(self.nothing(), Ones()) - self.values(self.nothing(), Silence())
+
+    def blocks(self) -> Iterator[tuple[str, slice]]:
+        """Names and places of the parameters and the answers in `values`."""
+        at = self.layout
+        for name, start, shape in zip(at.names, at.starts, at.shapes, strict=True):
+            yield name, slice(start, start + shape.numel())
+        begin = at.size
+        for i, answer in enumerate(self.release(self.nothing(), Silence()).answers):
+            yield f"answer {i}", slice(begin, begin + answer.numel())
+            begin += answer.numel()
+
+
+def check_rule(name: str, recipe: Recipe, subject: Subject) -> list[CheckResult]:
+    """All checks of one recipe on one subject; failures are results, not exceptions."""
+    label = f"{name} on {subject.name}"
+    try:
+        whole = WholeStep(recipe, subject)
+        return [
+            _charged(label, whole),
+            *_sensitivity(label, whole),
+            _noise(label, whole),
+            _memory(label, whole),
+        ]
+    except Exception as error:  # a rule that refuses some rows tells that they are there
+        return [CheckResult(f"{label}: runs", False, f"{type(error).__name__}: {error}")]
+
+
+def _charged(label: str, whole: WholeStep) -> CheckResult:
+    """The event of the step is the one that the contract of the run has in this place."""
+    charged, agreed = whole.release(whole.nothing(), Silence()).event, whole.recipe.event()
+    step = whole.point.facts.step
+    if isinstance(agreed, ScheduledDpEvent):
+        ((agreed, _),) = agreed.part(step, step + 1)
+    same = encode_event(charged) == encode_event(agreed)
+    detail = f"noise multiplier {noise_of(charged):.5g} charged, {noise_of(agreed):.5g} agreed"
+    return CheckResult(f"{label}: charged as agreed", same, detail)
+
+
+def _sensitivity(label: str, whole: WholeStep) -> list[CheckResult]:
+    scale, rows = whole.scale(), whole.subject.rows
+    sigma = noise_of(whole.release(whole.nothing(), Silence()).event)
+    still = Silence()
+    worst = {"one row": (0.0, ""), "a row replaced": (0.0, "")}
+    broken: list[str] = []
+    bases = [whole.values(pick(rows, slice(0, size)), still) for size in range(6)]
+    adversaries = dict(whole.subject.adversaries)
+    if whole.subject.of_norm is not None:
+        for share in _SHARES:
+            made = whole.subject.of_norm(share * whole.point.clipper.l2_clip_norm)
+            adversaries[f"{share:g} of the bound"] = lambda _, made=made: made
+    for turn, (who, adversary) in enumerate(adversaries.items()):
+        for size in whole.subject.sizes or (0, 1 + turn % 4, 5):
+            batch, base = pick(rows, slice(0, size)), bases[size]
+            z = adversary(batch)
+            joined = whole.values(join(batch, z), still)
+            pairs = [("one row", base, joined)]
+            if size:
+                rest = pick(batch, slice(1, size))
+                pairs.append(("a row replaced", base, whole.values(join(rest, z), still)))
+            for kind, before, after in pairs:
+                if not bool(before.isfinite().all() and after.isfinite().all()):
+                    broken.append(f"{who}, batch of {size}")
+                    continue
+                share = _moved(before, after, scale) * sigma / (2 if kind == "a row replaced" else 1)
+                if share > worst[kind][0]:
+                    worst[kind] = (share, f"{who}, batch of {size}")
+    found = [
+        CheckResult(f"{label}: {kind}", share <= 1 + SLACK, f"at most {share:.6f} of what is charged ({where})")
+        for kind, (share, where) in worst.items()
+    ]
+    if whole.subject.of_norm is not None:
+        top = max(share for share, _ in worst.values())
+        found.append(CheckResult(f"{label}: the bound is reached", top > 0.9, f"at most {top:.6f} of it"))
+    gap = null_row(pick(rows, slice(5, 6)))
+    with_gap, size = whole.values(join(pick(rows, slice(0, 5)), gap), still), whole.layout.size
+    share = _moved(bases[5], with_gap, scale) * sigma / 2
+    none = _moved(bases[5][:size], with_gap[:size], scale[:size]) == 0.0 and share <= 1
+    found.append(CheckResult(f"{label}: a row of gaps", none, "no gradient" if none else f"moved by {2 * share:.3g}"))
+    detail = f"not finite: {'; '.join(broken[:3])}" if broken else "finite for every adversary"
+    return [*found, CheckResult(f"{label}: finite", not broken, detail)]
+
+
+def _moved(before: Tensor, after: Tensor, scale: Tensor) -> float:
+    """Norm of the change, each number over its noise; what has no noise may not move at all."""
+    # A float32 sum rounds at its own size, not at that of the row.
+    rounding = 1e-6 * (before.abs() + after.abs())
+    change = ((after - before).abs() - rounding).clamp(min=0.0)
+    return float(torch.where(change > 0, change / scale, 0.0).norm())
+
+
+def null_row(row: Rows) -> Rows:
+    """A row in which nothing was read: nothing given, nothing asked."""
+    empty = torch.zeros_like(row[0].given)
+    zero = torch.zeros_like(row[0].values)
+    return replace(row[0], values=zero, baseline=zero, given=empty, target=empty), row[1]
+
+
+def _noise(label: str, whole: WholeStep) -> CheckResult:
+    """Empty batches, in units of the measured deviation: every block of the right size, all of it normal."""
+    rng, quiet = stream(2, "audit", label), whole.nothing()
+    still, scale = whole.values(quiet, Silence()), whole.scale()
+    if not bool((scale > 0).all()):
+        return CheckResult(f"{label}: noise", False, f"{int((scale <= 0).sum())} released numbers without noise")
+    drawn = [((whole.values(quiet, rng) - still) / scale).numpy() for _ in range(_NOISE_STEPS)]
+    together = np.concatenate(drawn)
+    worst, where = float(stats.kstest(together, "norm").pvalue), "all of it"
+    tests = 1
+    for name, part in whole.blocks():
+        x = np.concatenate([d[part] for d in drawn])
+        total, tests = float((x * x).sum()), tests + 1
+        p = min(1.0, 2 * min(float(stats.chi2.cdf(total, x.size)), float(stats.chi2.sf(total, x.size))))
+        worst, where = min((worst, where), (p, name))
+    square = np.stack(drawn)  # [steps, P + S]
+    related = max(_correlation(square[1:], square[:-1]), _correlation(square[:, 1:], square[:, :-1]))
+    limit = 6 / np.sqrt(square[1:].size)
+    detail = f"least likely: {where} (p = {worst:.2g} of {tests}); largest correlation {related:.3f} ({limit:.3f})"
+    return CheckResult(f"{label}: noise", worst * tests >= 1e-4 and related < limit, detail)
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    size = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return abs(float((x * y).sum())) / size if size > 0 else 1.0
+
+
+def _memory(label: str, whole: WholeStep) -> CheckResult:
+    """Looks at other rows in between: neither the next release nor the post-processing may change."""
+    rows, still = whole.subject.rows, Silence()
+    common = pick(rows, slice(0, 3))
+    frozen = whole.release(common, still)
+    first = whole.values(common, still), whole.recipe.after(whole.point, frozen)
+    for adversary in list(whole.subject.adversaries.values())[:4]:
+        whole.recipe.after(whole.point, whole.release(join(common, adversary(common)), still))
+    whole.release(pick(rows, slice(3, 6)), still)
+    done = whole.recipe.after(whole.point, frozen)
+    again = whole.values(common, still)
+    same = torch.equal(first[0], again) and torch.equal(first[1].grad, done.grad)
+    if first[1].state is not None and done.state is not None:
+        same = same and torch.equal(first[1].state, done.state)
+    detail = "the same after a look at other rows" if same else "a look at other rows changed what came after"
+    return CheckResult(f"{label}: remembers no rows", same, detail)
+
+
+# ---- controllers steer the right way --------------------------------------------------------------
+
+_NORM, _SPREAD, _ROWS, _ROUNDS = 3.0, 0.5, 200, 200
+_FAR = 30.0  # times too large and too small at the start
+
+
+def check_steering(name: str, recipe: Recipe) -> CheckResult:
+    """A controller started far above and far below must come to one place (a sign error runs away)."""
+    rules, sigma = recipe.rules, recipe.mechanism.noise_multiplier
+    noise = rules.controller.statistic_noise(sigma)
+    assert noise is not None
+    rng = stream(3, "audit", name)
+    norms = torch.from_numpy(_NORM * np.exp(_SPREAD * rng.standard_normal(_ROWS)))
+    reached: list[float] = []
+    for start in (_NORM / _FAR, _NORM * _FAR):
+        state = {k: torch.full_like(v, start) if v.numel() == 1 else v for k, v in rules.controller.start(1.0).items()}
+        if "width" in state:
+            state["width"] = torch.full_like(state["width"], start / 10)
+        facts = replace(_facts(recipe), denominator=float(_ROWS))
+        for _ in range(_ROUNDS):
+            clipper = rules.controller.clipper(rules.clipper, state, 0)
+            total = rules.controller.statistic(norms, clipper, state)
+            answer = total + noise[1] * torch.from_numpy(rng.standard_normal(total.numel()))
+            state = rules.controller.update(answer, clipper, state, facts)
+        reached.append(float(next(iter(state.values()))[0]))
+    low, high = reached
+    same = 1 / 2 < low / high < 2 and _NORM / 10 < low < 10 * _NORM
+    return CheckResult(f"{name}: steers", same, f"{low:.3g} from far below, {high:.3g} from far above")
+
+
+def _facts(recipe: Recipe) -> Any:
+    from fedpriv.privacy.controllers import StepFacts
+
+    sigma = recipe.mechanism.noise_multiplier
+    return StepFacts(
+        step=0, denominator=1.0, sizes=(1000,), sigma=sigma, sigma_gradient=recipe.rules.sigma_gradient(sigma)
+    )
+
+
+def check_every_rule(
+    subjects: Sequence[Subject],
+    *,
+    cases: Mapping[str, Settings] | None = None,
+    tell: Callable[[float], None] = lambda share: None,
+) -> list[CheckResult]:
+    """`check_rule` for every case and subject, and `check_steering` for controllers that ask a statistic."""
+    chosen = every_rule() if cases is None else cases
+    results: list[CheckResult] = []
+    for done, (name, settings) in enumerate(chosen.items()):
+        recipe = make_recipe(settings)
+        for i, subject in enumerate(subjects):
+            if i == 0 or recipe.rules.filter is None or recipe.rules.rule.name:  # filters see releases only
+                results += check_rule(name, recipe, subject)
+        if recipe.rules.controller.statistic_noise(SIGMA) is not None:
+            results.append(check_steering(name, recipe))
+        tell((done + 1) / len(chosen))
+    return results
