@@ -18,6 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.node import BadScenario, Node, NotConfigured, identify
+from clients.personal_file import write_personal
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError
 from fedpriv.messages import (
     SCHEMA,
@@ -33,10 +34,11 @@ from fedpriv.messages import (
     WireError,
     decode_model,
 )
+from fedpriv.personal import private_steps
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.renyi_contract import AnyContract
 from fedpriv.provenance import source_digest
-from fedpriv.releases import side_run
+from fedpriv.releases import Kind, side_run
 from fedpriv.training import LocalWorker, Trained
 
 _log = logging.getLogger("fedpriv.clients")
@@ -226,7 +228,9 @@ def _evaluate(message: Message, node: Node) -> Message:
         parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
         sums = worker.evaluate(node.client, parameters, part=part, samples=request.samples)
     released = _released_metrics(node, request, worker, part)
-    seq, head = _ledgers.get(node, create=False).head() if released else (0, "")
+    sums |= _personal(node, request, worker)
+    charged = bool(released) or _pays_for_personal(request, worker)
+    seq, head = _ledgers.get(node, create=False).head() if charged else (0, "")
     reply = EvaluateReply(
         run_id=request.run_id,
         round=request.round,
@@ -238,6 +242,42 @@ def _evaluate(message: Message, node: Node) -> Message:
         released=released,
     )
     return Message(reply.to_record(), reply_to=message)
+
+
+def _personal(node: Node, request: EvaluateRequest, worker: LocalWorker) -> dict[str, float]:
+    """Makes the client's own model of the finished run and keeps it beside the ledger; its scores, in simulation."""
+    if not _asks_for_personal(request, worker):
+        return {}
+    parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
+
+    def make() -> bytes:
+        found = worker.personalise(node.client, parameters, mode=node.mode)
+        if not np.isfinite(found).all():
+            raise WireError("the personal model is not finite", Refusal.INTERNAL)
+        return np.ascontiguousarray(found, dtype="<f4").tobytes()
+
+    if _pays_for_personal(request, worker):
+        ledger = _ledgers.get(node, create=False)
+        ledger.check_descends((request.ledger_seq, request.ledger_head))
+        steps = worker.scenario.personal.steps
+        made = _side_release(node, ledger, worker, request.run_id, "personal", 1, request.digest(), make, steps=steps)
+    else:
+        made = make()
+    personal = np.frombuffer(made, dtype="<f4")
+    write_personal(node.personal, worker.personal_weights(parameters, personal), about={"run": request.run_id})
+    if node.mode == "deployment":
+        return {}  # exact scores of private rows
+    return worker.evaluate_personal(node.client, parameters, personal, part="test", samples=request.samples)
+
+
+def _asks_for_personal(request: EvaluateRequest, worker: LocalWorker) -> bool:
+    """Personal models are made once, of the model after the last round."""
+    scenario = worker.scenario
+    return scenario.personal.kind != "none" and request.part == "test" and request.round == scenario.federation.rounds
+
+
+def _pays_for_personal(request: EvaluateRequest, worker: LocalWorker) -> bool:
+    return _asks_for_personal(request, worker) and private_steps(worker.scenario) > 0
 
 
 def _released_metrics(
@@ -282,16 +322,18 @@ def _side_release(
     ledger: Ledger,
     worker: LocalWorker,
     run_id: str,
-    kind: Literal["count", "metrics"],
+    kind: Kind,
     number: int,
     digest: str,
     make: Callable[[], bytes],
+    *,
+    steps: int = 1,
 ) -> bytes:
     """The stored bytes of a side release, or new ones: enrolled, reserved, and only then made from private rows."""
     contract = worker.contract(run_id)
     assert contract is not None, "side releases are planned for private runs only"
     _ledgers.enrol(node, ledger, contract, *worker.side_contracts(run_id))
-    reservation = ledger.reserve(run_id=side_run(run_id, kind), round=number, steps=1, request_digest=digest)
+    reservation = ledger.reserve(run_id=side_run(run_id, kind), round=number, steps=steps, request_digest=digest)
     if reservation.stored is not None:
         return reservation.stored
     if reservation.repeated and node.mode == "deployment":

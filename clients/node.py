@@ -81,6 +81,11 @@ class Node:
     key: Path | None = None
     agreed: tuple[str, ...] | None = None
 
+    @property
+    def personal(self) -> Path:
+        """Where the client's own model is kept: beside its ledger."""
+        return self.ledger.with_name(f"{self.ledger.stem}.personal.safetensors")
+
 
 def identify(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Node:
     """Finds out who this process is for, once per configuration.

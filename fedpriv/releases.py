@@ -24,13 +24,14 @@ from fedpriv.data.windows import day_steps
 from fedpriv.diffusion.sampling import point_forecast
 from fedpriv.evaluation import held_out
 from fedpriv.models.denoiser import Denoiser
+from fedpriv.personal import personal_contracts, personal_parts
 from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.events import ScheduledDpEvent, encode_event
 from fedpriv.privacy.side_releases import SideRelease, private_count, private_metrics, side_event
 from fedpriv.privacy.units import Relation, Unit
 from fedpriv.seeding import PrivacyRng
 
-Kind = Literal["count", "metrics"]
+Kind = Literal["count", "metrics", "personal"]
 SCORES: Final = ("window-mse", "window-mae")
 """Means over held-out windows of the squared and absolute error in units of the window's own scale, each window's value
 capped. A window's scale comes from its own given entries, so its score is a function of that window alone."""
@@ -86,7 +87,7 @@ def side_run(run_id: str, kind: Kind) -> str:
 def side_contracts(scenario: Scenario, run_id: str) -> list[Contract]:
     """What a client enrols beside the contract of its steps."""
     privacy = scenario.privacy
-    return [
+    releases = [
         Contract(
             run_id=side_run(run_id, each.kind),
             event=encode_event(each.event),
@@ -100,6 +101,7 @@ def side_contracts(scenario: Scenario, run_id: str) -> list[Contract]:
         )
         for each in planned(scenario)
     ]
+    return [*releases, *personal_contracts(scenario, run_id)]
 
 
 def side_parts(scenario: Scenario) -> list[tuple[DpEvent, int]]:
@@ -108,11 +110,12 @@ def side_parts(scenario: Scenario) -> list[tuple[DpEvent, int]]:
 
 
 def whole_event(scenario: Scenario, event: DpEvent) -> DpEvent:
-    """All that a run costs: `event` (of a step, or the schedule of all steps), taken in full, and the side releases."""
+    """All that a run costs: `event` (of a step, or the schedule of all steps), taken in full, and all beside it."""
     training = event
     if not isinstance(event, ScheduledDpEvent):
         training = dp_event.SelfComposedDpEvent(event, scenario.steps_total)
-    side = [dp_event.SelfComposedDpEvent(side, times) for side, times in side_parts(scenario)]
+    beside = [*side_parts(scenario), *personal_parts(scenario)]
+    side = [dp_event.SelfComposedDpEvent(side, times) for side, times in beside]
     return dp_event.ComposedDpEvent([training, *side])
 
 

@@ -26,23 +26,23 @@ from fedpriv.data.windows import CALENDAR_FEATURES, cut, day_steps
 from fedpriv.diffusion.loss import draw, make_loss
 from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
+from fedpriv.mechanisms import make_mechanism
 from fedpriv.models.denoiser import Denoiser, build_denoiser
 from fedpriv.models.parameters import load_trainable, trainable_vector
+from fedpriv.personal import PERSONAL, personal_parts, personal_scenario
 from fedpriv.privacy.accounting import calibrate, epsilon_of, filter_epsilon
-from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import layout
 from fedpriv.privacy.engines.functional import FunctionalEngine
 from fedpriv.privacy.engines.plain import plain_mean
 from fedpriv.privacy.events import ScheduledDpEvent, encode_event
-from fedpriv.privacy.hardened import GridEngine, HardenedMechanism, check_rules, check_size
-from fedpriv.privacy.mechanism import Mechanism
+from fedpriv.privacy.hardened import GridEngine, check_rules, check_size
 from fedpriv.privacy.optimizers import make_optimizer
 from fedpriv.privacy.recipe import Recipe, event_of, make_rules
 from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract, filter_left
 from fedpriv.privacy.samplers import RandomPhaseTiling
-from fedpriv.privacy.units import Relation, Unit
+from fedpriv.privacy.units import Relation
 from fedpriv.products import matrix_products
 from fedpriv.releases import make_count, make_metrics, side_contracts, side_parts, whole_event
 from fedpriv.schedule import make_schedule
@@ -80,21 +80,6 @@ def make_recipe(scenario: Scenario, noise_multiplier: float) -> Recipe:
     return Recipe(mechanism=make_mechanism(scenario, noise_multiplier), rules=rules)
 
 
-def make_mechanism(scenario: Scenario, noise_multiplier: float) -> Mechanism:
-    """The mechanism that a scenario describes: sampler, clipper, noise and event of a step, from one place."""
-    privacy = scenario.privacy
-    chosen = privacy.rules()
-    steps_per_day = day_steps(roster(scenario).step)
-    kind = HardenedMechanism if privacy.noise == "discrete-gaussian" else Mechanism
-    return kind(
-        sampler=RandomPhaseTiling(scenario.task.window, privacy.sampling_prob),
-        clipper=make_clipper(chosen.clipper, bound=privacy.bound, **chosen.clipper_options),
-        noise_multiplier=noise_multiplier,
-        unit=Unit.parse(privacy.unit, steps_per_day=steps_per_day),
-        relation=Relation.parse(privacy.relation),
-    )
-
-
 def resolve(scenario: Scenario) -> Scenario:
     """The scenario with its noise multiplier filled in: the least that keeps (epsilon, delta) over all steps.
 
@@ -110,7 +95,10 @@ def resolve(scenario: Scenario) -> Scenario:
         check_rules(privacy.rules())
     if privacy.enabled and privacy.noise_multiplier is None and scenario.steps_total:
         sigma = calibrate(
-            lambda value: whole_event(scenario, event_of(make_mechanism(scenario, value), rules)),
+            lambda value: whole_event(
+                scenario.override({"privacy.noise_multiplier": value}),
+                event_of(make_mechanism(scenario, value), rules),
+            ),
             count=1,
             epsilon=privacy.epsilon,
             delta=privacy.delta,
@@ -122,6 +110,9 @@ def resolve(scenario: Scenario) -> Scenario:
         make_recipe(scenario, scenario.privacy.noise_multiplier or 1.0)  # refuses noise that leaves no gradient
     if scenario.optimizer.learning_rate is None:
         scenario = scenario.override({"optimizer.learning_rate": suggested_learning_rate(scenario)})
+    if scenario.personal.kind != "none" and scenario.personal.learning_rate is None:
+        rate = suggested_learning_rate(personal_scenario(scenario))
+        scenario = scenario.override({"personal.learning_rate": rate})
     return scenario
 
 
@@ -269,7 +260,8 @@ class LocalWorker:
         if privacy.accountant == "rdp":
             whole = whole_event(self.scenario, self._recipe.event())
             _, order = filter_epsilon([(whole, 1)], privacy.delta, privacy.relation)
-            left = filter_left(side_parts(self.scenario), order, epsilon=privacy.epsilon, **promise)
+            beside = [*side_parts(self.scenario), *personal_parts(self.scenario)]
+            left = filter_left(beside, order, epsilon=privacy.epsilon, **promise)
             return RenyiContract(run_id=run_id, order=order, epsilon=left, terms=canonical(self.terms()), **promise)
         return Contract(
             run_id=run_id,
@@ -302,7 +294,7 @@ class LocalWorker:
         return dp_event.ComposedDpEvent([dp_event.SelfComposedDpEvent(e, n) for e, n in parts])
 
     def side_contracts(self, run_id: str) -> list[Contract]:
-        """What is enrolled beside it: the side releases that the scenario asks for."""
+        """What is enrolled beside it: the side releases and private fine-tuning that the scenario asks for."""
         return side_contracts(self.scenario, run_id) if self._recipe is not None else []
 
     def terms(self) -> dict[str, object]:
@@ -375,6 +367,50 @@ class LocalWorker:
             stepped = optimizer.step(vector, grad)
             vector = vector.lerp(stepped, self._warmth(step))  # every step is linear in its learning rate
         return Trained(vector.cpu().numpy(), None if state is None else state.cpu().numpy())
+
+    def personalise(self, client: str, parameters: Vector, *, mode: Mode) -> Vector:
+        """The client's own model, fine-tuned from the global `parameters` [P] by `personal.steps` steps.
+
+        Where these are private the caller has reserved them before. Reads private rows; the result is never sent.
+
+        Returns:
+            [P'] float32, `personal.parameters` of the model.
+
+        Raises:
+            InputError: the scenario asks for no personal models.
+        """
+        own = self._personal_worker(parameters)
+        start = trainable_vector(own.model).numpy()
+        rounds, steps = own.scenario.federation.rounds, own.scenario.federation.local_steps
+        return own.train(client, start, round=rounds, steps=steps, mode=mode).parameters
+
+    def personal_weights(self, parameters: Vector, personal: Vector) -> dict[str, Vector]:
+        """All parameters of a personal model by name: the file alone makes a forecast."""
+        own = self._personal_worker(parameters)
+        load_trainable(own.model, torch.from_numpy(personal.copy()))
+        return {name: value.detach().cpu().numpy().copy() for name, value in own.model.named_parameters()}
+
+    @_products
+    def evaluate_personal(
+        self, client: str, parameters: Vector, personal: Vector, *, part: Literal["validation", "test"], samples: int
+    ) -> dict[str, float]:
+        """Mergeable sums of a personal model's scores, keys `personal/...`. Reads private rows; simulation only."""
+        own, data = self._personal_worker(parameters), load_client(self.scenario, client)
+        load_trainable(own.model, torch.from_numpy(personal.copy()))
+        return evaluation.evaluate_model(
+            PERSONAL, own.model, data, self.scenario, part=part, samples=samples, device=self.device
+        )
+
+    def _personal_worker(self, parameters: Vector) -> LocalWorker:
+        """The worker of the fine-tuning, its model set to the global one."""
+        if self.scenario.personal.kind == "none":
+            raise InputError("personal.kind=none: this scenario asks for no personal models. Nothing was trained.")
+        own = LocalWorker.for_scenario(personal_scenario(self.scenario))
+        load_trainable(self.model, torch.from_numpy(parameters.copy()))
+        own.model.load_state_dict(self.model.state_dict())
+        inside = self.scenario.personal.parameters in ("all", "transformer", "modulation", "bias")
+        own.model.run_transformer = self.model.run_transformer or (inside and own.model.transformer is not None)
+        return own
 
     @_products
     def evaluate(

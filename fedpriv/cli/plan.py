@@ -66,6 +66,7 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
     from fedpriv.data.clients import roster, training_size
     from fedpriv.data.windows import day_steps
     from fedpriv.errors import InputError
+    from fedpriv.personal import private_steps
     from fedpriv.privacy.plan import Situation
     from fedpriv.privacy.recipe import make_rules
     from fedpriv.privacy.samplers import RandomPhaseTiling
@@ -87,7 +88,7 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
         "sampler": RandomPhaseTiling(scenario.task.window, privacy.sampling_prob),
         "steps_per_day": a_day,
         "num_parameters": _parameters(scenario, len(members.channels)),
-        "steps": scenario.steps_total,
+        "steps": scenario.steps_total + private_steps(scenario),  # fine-tuning costs the same event
         "epsilon": privacy.epsilon,
         "delta": privacy.delta,
         "unit": privacy.unit,

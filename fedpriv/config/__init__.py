@@ -10,6 +10,7 @@ from fedpriv.config.federation import (
     EvaluationConfig,
     FederationConfig,
     OptimizerConfig,
+    PersonalConfig,
     RunConfig,
     StrategyConfig,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PartitionConfig",
+    "PersonalConfig",
     "PrivacyConfig",
     "RuleChoice",
     "RunConfig",

@@ -75,6 +75,26 @@ class EvaluationConfig(Section):
         return self
 
 
+class PersonalConfig(Section):
+    """A model of each client's own, fine-tuned from the final global one; nothing of it is ever sent."""
+
+    kind: Literal["none", "local", "private"] = Field(
+        "none",
+        description="local: without noise, for the client's own use only; private: private steps, charged with the run",
+    )
+    parameters: Literal["same", "all", "skip", "transformer", "modulation", "bias", "scale"] = Field(
+        "same", description="which are fine-tuned: same: those of model.trainable; scale: the spread alone"
+    )
+    steps: int = Field(30, ge=1, le=100_000, description="fine-tuning steps of each client, after the last round")
+    learning_rate: MaybeFloat = Field(None, description="empty: the public rule of optimizer.learning_rate, one client")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate:g} is not positive")
+        return self
+
+
 class RunConfig(Section):
     """What does not change the promise: seed, machine, folder."""
 

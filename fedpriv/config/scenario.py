@@ -13,7 +13,14 @@ from typing import Any, Self, cast
 from pydantic import ValidationError, model_validator
 
 from fedpriv.config.data import DataConfig, PartitionConfig, TaskConfig
-from fedpriv.config.federation import EvaluationConfig, FederationConfig, OptimizerConfig, RunConfig, StrategyConfig
+from fedpriv.config.federation import (
+    EvaluationConfig,
+    FederationConfig,
+    OptimizerConfig,
+    PersonalConfig,
+    RunConfig,
+    StrategyConfig,
+)
 from fedpriv.config.model import DiffusionConfig, ModelConfig
 from fedpriv.config.privacy import PrivacyConfig
 from fedpriv.config.values import Scalar, Section, as_table, parse_word
@@ -33,6 +40,7 @@ class Scenario(Section):
     federation: FederationConfig = FederationConfig()  # pyright: ignore[reportCallIssue]
     strategy: StrategyConfig = StrategyConfig()  # pyright: ignore[reportCallIssue]
     evaluation: EvaluationConfig = EvaluationConfig()  # pyright: ignore[reportCallIssue]
+    personal: PersonalConfig = PersonalConfig()  # pyright: ignore[reportCallIssue]
     run: RunConfig = RunConfig()  # pyright: ignore[reportCallIssue]
 
     @model_validator(mode="after")
@@ -44,6 +52,15 @@ class Scenario(Section):
             )
         if self.model.depth == 0 and self.model.trainable in ("transformer", "modulation", "lora"):
             raise ValueError(f"model.trainable={self.model.trainable} but model.depth=0: there is no transformer")
+        if self.model.depth == 0 and self.personal.parameters in ("transformer", "modulation"):
+            raise ValueError(
+                f"personal.parameters={self.personal.parameters} but model.depth=0: there is no transformer"
+            )
+        if self.personal.kind == "private" and not (self.privacy.enabled and self.steps_total):
+            raise ValueError(
+                "personal.kind=private needs a private run (privacy.enabled, federation.local_steps above 0); "
+                "fine-tuning without noise is personal.kind=local"
+            )
         return self
 
     @property

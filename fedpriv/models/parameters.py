@@ -40,8 +40,8 @@ def set_trainable(model: nn.Module, which: str) -> None:
 
     Groups: `all`; `skip` (linear skip and log scale); `transformer` (everything but these); `modulation` (the
     projections from the condition to scale, shift and gate, and the zero-initialised output layer without which they
-    would get no gradient); `bias` (every additive bias, the skip's too); `lora` (the adapters of `add_adapters`, which
-    must be there, and the output layer).
+    would get no gradient); `bias` (every additive bias, the skip's too); `scale` (log scale); `lora` (the adapters of
+    `add_adapters`, which must be there, and the output layer).
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_in_group(name, which))
@@ -55,6 +55,7 @@ def _in_group(name: str, which: str) -> bool:
         "transformer": inside,
         "modulation": ".modulation." in name or name.startswith("transformer.output."),
         "bias": name.endswith(".bias"),
+        "scale": name.startswith("log_scale."),
         "lora": ADAPTER in name or name.startswith("transformer.output."),
     }[which]
 

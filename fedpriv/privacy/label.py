@@ -66,12 +66,18 @@ class _Account:
 
     @property
     def training(self) -> list[AnyContract]:
-        """Everything but side releases, oldest first."""
+        """Everything but side releases and personal models, oldest first."""
         return [*(c for c in self.contracts if "side_release" not in c.public_terms), *self.filters]
 
     @property
+    def personal(self) -> list[Contract]:
+        """Private fine-tuning: steps like those of training, of models that are not sent."""
+        return [c for c in self.contracts if c.public_terms.get("side_release") == "personal"]
+
+    @property
     def side(self) -> list[Contract]:
-        return [c for c in self.contracts if "side_release" in c.public_terms]
+        """Numbers beside the model."""
+        return [c for c in self.contracts if c.public_terms.get("side_release", "personal") != "personal"]
 
 
 def build_label(
@@ -133,7 +139,9 @@ def build_label(
         # a filter says nothing about other units, but it does about its own
         both[_key(relation)][unit] = _largest(committed)
     return {
-        **_statement(accounts, binding, both, mechanism, seeded=mode == "simulation" if seeded is None else seeded),
+        **_statement(
+            scenario, accounts, binding, both, mechanism, seeded=mode == "simulation" if seeded is None else seeded
+        ),
         "committed": committed,
         "nominal": nominal,
         "max_epsilon": _largest(committed),
@@ -185,7 +193,7 @@ def build_stated_label(
         own[first.unit] = largest
     mechanism = {client: _mechanism(scenario, account.training[-1]) for client in committed}
     return {
-        **_statement(accounts, binding, both, mechanism, seeded=False),
+        **_statement(scenario, accounts, binding, both, mechanism, seeded=False),
         "committed": committed,
         "nominal": {client: _finite(said["nominal"]) for client, said in sorted(stated.items())},
         "max_epsilon": largest,
@@ -224,6 +232,7 @@ def _both(
 
 
 def _statement(
+    scenario: Scenario | None,
     accounts: Mapping[_Account, int | None],
     binding: tuple[str, str, float, str],
     both: Mapping[str, Mapping[str, float | None]],
@@ -249,6 +258,7 @@ def _statement(
         if seeded
         else "AES-256-CTR keyed by the operating system",
         "evaluation": _evaluation(mode, _side_rows(_side(accounts))),
+        **_personal(scenario, [c for account in accounts for c in account.personal]),
         "assumptions": [a for a in ASSUMPTIONS if not (a.startswith("arithmetic") and _is_hardened(mechanism))],
     }
 
@@ -293,6 +303,22 @@ def _evaluation(mode: str, side: Sequence[Mapping[str, Any]]) -> str:
     if mode == "simulation":
         return "scores on held-out data are computed inside the simulation and are not protected by this label"
     return "noisy scores, paid for (see side releases)" if noisy else "no scores on private data leave a client"
+
+
+def _personal(scenario: Scenario | None, contracts: Sequence[Contract]) -> dict[str, str]:
+    """What is promised about the clients' own models; nothing where there are none."""
+    if contracts:
+        steps, sigma = contracts[-1].steps_total, contracts[-1].public_terms["noise_multiplier"]
+        return {
+            "personal_models": f"fine-tuned by {steps} private steps (noise multiplier {sigma:.6g}), included in "
+            "committed, nominal and ladder; the promise covers them; they stay with their clients"
+        }
+    if scenario is not None and scenario.personal.kind == "local":
+        return {
+            "personal_models": "fine-tuned without noise and NOT COVERED by this promise: a personal model, or a "
+            "number computed with it, must not leave its client; scores of personal models exist in simulation only"
+        }
+    return {}
 
 
 def _accountant(accounts: Mapping[_Account, int | None]) -> dict[str, Any]:
@@ -349,7 +375,7 @@ def _ladder(
 ) -> dict[str, float | None]:
     """The rungs that the public facts allow; None where a fact is missing or no epsilon is finite."""
     parts: list[tuple[Sampler, float | DpEvent, int]] = []
-    for contract in account.training:
+    for contract in [*account.training, *account.personal]:
         sampler, stages = _sampler(scenario, contract), _stages(contract)
         if sampler is None or stages is None:
             return dict.fromkeys(RUNGS)

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedpriv.reports.drawing import Draw, Palette, Picture, date_axis, figure, legend, plain_ticks, png, svg, words
 from fedpriv.reports.forecasts import ForecastExamples
+from fedpriv.reports.personal import personal_picture
 from fedpriv.reports.tables import FEDERATED, METRICS, NAIVE, RunView, at_most, small
 
 MAX_CLIENTS = 40  # more rows than this no longer fit a picture; the table has all of them
@@ -22,6 +23,7 @@ def pictures(view: RunView, directory: Path) -> dict[str, Picture]:
         ("clients", "Dot plot: error of each client for the model and the baselines", _clients(view)),
         ("rounds", "Line chart: error over rounds, relative to seasonal naive", _rounds(view)),
         ("epsilon", "Line chart: epsilon spent over rounds, with the committed value and the budget", _epsilon(view)),
+        ("personal", "Dot plot: error of each client with the global and with its own model", personal_picture(view)),
         ("commitments", "Dot plot: committed and nominal epsilon of each client", _commitments(view)),
     ]
     examples = view.folder.examples

@@ -19,6 +19,7 @@ from fedpriv.reports.figures import MAX_CLIENTS, pictures
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import ladder_rows, promise_rows
 from fedpriv.reports.meanings import meanings
+from fedpriv.reports.personal import pairs, personal_text
 from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer, at_most, number, small
 from fedpriv.reports.template import PAGE, SCRIPT, STYLE
 
@@ -95,6 +96,8 @@ def render(view: RunView) -> str:
         averages=_averages(view),
         by_client=_by_client(view),
         captions=_captions(view),
+        personal=_personal(view),
+        personal_words=personal_text(view),
         has_epsilon=view.private and ("epsilon" in drawn or "commitments" in drawn),
         examples=[key for key in drawn if key.startswith("example-")],
         **_example_texts(view),
@@ -273,6 +276,20 @@ def _by_client(view: RunView) -> Grid:
             epsilon = committed.get(client)
             row.append(Cell(at_most(epsilon), epsilon))
         rows.append(row)
+    return Grid(heads, rows)
+
+
+def _personal(view: RunView) -> Grid:
+    heads = [
+        Head("Client"),
+        Head("MSE global", _TITLES["mse"]),
+        Head("MSE own", _TITLES["mse"]),
+        Head("own against global", "1 - own / global, in MSE"),
+    ]
+    rows = [
+        [Cell(p.client), _metric_cell("mse", p.shared), _metric_cell("mse", p.own), _change_cell(p.reduction)]
+        for p in pairs(view)
+    ]
     return Grid(heads, rows)
 
 

@@ -152,6 +152,7 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 </div>{% endif %}
 <nav aria-label="Sections">{% if promise %}<a href="#promise">What is promised</a>{% endif %}
 {%- if by_client.rows %} <a href="#clients">Error per client</a>{% endif %}
+{%- if personal.rows %} <a href="#personal">Personal models</a>{% endif %}
 {%- if 'rounds' in pictures %} <a href="#rounds">Over rounds</a>{% endif %}
 {%- if has_epsilon %} <a href="#epsilon">Epsilon</a>{% endif %}
 {%- if examples %} <a href="#examples">Examples</a>{% endif %}
@@ -191,6 +192,14 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 <h3>Each client</h3>
 <p class="sub">Click a heading to sort. Green: less error than seasonal naive. Orange: more.</p>
 {{ table(by_client, 'sortable client') }}
+{% endif %}
+
+{% if personal.rows %}
+<h2 id="personal">Personal models</h2>
+{% for text in personal_words %}<p>{{ text }}</p>
+{% endfor %}
+<div class="pair"><div>{{ picture('personal', '') }}</div>
+<div>{{ table(personal, 'sortable client') }}</div></div>
 {% endif %}
 
 {% if 'rounds' in pictures %}
