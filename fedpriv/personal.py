@@ -44,6 +44,7 @@ def personal_scenario(scenario: Scenario) -> Scenario:
         "federation.clients_per_round": 1,
         "optimizer.learning_rate": personal.learning_rate,
         "optimizer.decay": "none",
+        "optimizer.warmup": 0,
         "privacy.enabled": personal.kind == "private",
         "privacy.clipper": rules.clipper,
         "privacy.clipper_options": rules.clipper_options,

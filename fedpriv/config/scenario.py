@@ -56,6 +56,11 @@ class Scenario(Section):
             raise ValueError(
                 f"personal.parameters={self.personal.parameters} but model.depth=0: there is no transformer"
             )
+        if self.personal.kind != "none" and self.model.trainable == "lora" and self.personal.parameters != "same":
+            raise ValueError(
+                f"personal.parameters={self.personal.parameters} but model.trainable=lora: adapters are fine-tuned as "
+                "they are (personal.parameters=same)"
+            )
         if self.personal.kind == "private" and not (self.privacy.enabled and self.steps_total):
             raise ValueError(
                 "personal.kind=private needs a private run (privacy.enabled, federation.local_steps above 0); "

@@ -166,6 +166,10 @@ def test_a_run_without_privacy_has_personal_models_too(tiny, run_inline):
         ({"personal__kind": "local", "personal__steps": 0}, "personal.steps=0"),
         ({"personal__kind": "local", "personal__learning_rate": -1.0}, "is not positive"),
         ({"personal__kind": "local", "personal__parameters": "transformer"}, "there is no transformer"),
+        (
+            {"personal__kind": "local", "personal__parameters": "bias", "model__trainable": "lora", "model__depth": 1},
+            "adapters are fine-tuned as they are",
+        ),
         ({"personal__kind": "shared"}, "personal.kind='shared'"),
     ],
 )
