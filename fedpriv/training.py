@@ -28,10 +28,12 @@ from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
 from fedpriv.mechanisms import make_mechanism
 from fedpriv.models.denoiser import Denoiser, build_denoiser
-from fedpriv.models.parameters import load_trainable, trainable_vector
+from fedpriv.models.parameters import is_conditioning, load_trainable, merged_parameters, trainable_vector
 from fedpriv.personal import PERSONAL, personal_parts, personal_scenario
 from fedpriv.privacy.accounting import calibrate, epsilon_of, filter_epsilon
+from fedpriv.privacy.clippers import FlatClipper
 from fedpriv.privacy.contract import Contract, canonical
+from fedpriv.privacy.diagnostics import GradientProbe, Snapshot
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import layout
 from fedpriv.privacy.engines.functional import FunctionalEngine
@@ -216,6 +218,7 @@ class LocalWorker:
             assert isinstance(self._engine, FunctionalEngine)
             self._engine = GridEngine(self._engine)
         self._sampler = RandomPhaseTiling(scenario.task.window, privacy.sampling_prob)
+        self._probe: GradientProbe | None = None
 
     @classmethod
     def for_scenario(cls, scenario: Scenario) -> LocalWorker:
@@ -368,6 +371,34 @@ class LocalWorker:
             vector = vector.lerp(stepped, self._warmth(step))  # every step is linear in its learning rate
         return Trained(vector.cpu().numpy(), None if state is None else state.cpu().numpy())
 
+    def diagnostic_batch(self, client: str, *, round: int) -> tuple[Examples, Draws]:
+        """One step's private rows, by random streams of their own: a run is the same with and without diagnostics."""
+        data, seed = load_client(self.scenario, client), self.scenario.run.seed
+        rng = [stream(seed, f"diagnostics-{what}", client, round) for what in ("sampling", "task", "diffusion")]
+        span = {"num_meters": data.num_meters, "start": data.train.start, "stop": data.train.stop}
+        (tiles,) = self._sampler.batches(**span, steps=1, rng=rng[0])
+        examples = self._examples(data, tiles.meter, tiles.start, rng[1])
+        generator = torch_generator(rng[2])
+        return examples, draw(examples, self.scenario.diffusion.multiplicity, self._schedule, generator)
+
+    @_products
+    def diagnose(self, client: str, parameters: Vector, *, round: int) -> Snapshot:
+        """Gradient diagnostics at `parameters`, of one step's rows. Raw, without noise: in simulation only."""
+        if self._probe is None:
+            engine = self.scenario.privacy.engine
+            self._probe = GradientProbe(
+                self.model,
+                self._loss,
+                conditioning=is_conditioning,
+                engine=engine,
+                microbatch=self.scenario.privacy.microbatch,
+            )
+        load_trainable(self.model, torch.from_numpy(parameters.copy()).to(self.device))
+        examples, draws = self.diagnostic_batch(client, round=round)
+        privacy = self.scenario.privacy
+        clipper = self._recipe.rules.clipper if self._recipe else FlatClipper(l2_clip_norm=privacy.bound)
+        return self._probe.snapshot(examples, draws, clipper, bound=privacy.bound)
+
     def personalise(self, client: str, parameters: Vector, *, mode: Mode) -> Vector:
         """The client's own model, fine-tuned from the global `parameters` [P] by `personal.steps` steps.
 
@@ -388,7 +419,7 @@ class LocalWorker:
         """All parameters of a personal model by name: the file alone makes a forecast."""
         own = self._personal_worker(parameters)
         load_trainable(own.model, torch.from_numpy(personal.copy()))
-        return {name: value.detach().cpu().numpy().copy() for name, value in own.model.named_parameters()}
+        return {name: value.cpu().numpy().copy() for name, value in merged_parameters(own.model).items()}
 
     @_products
     def evaluate_personal(

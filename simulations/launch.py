@@ -23,6 +23,8 @@ from fedpriv.data.table import Table
 from fedpriv.data.windows import day_steps
 from fedpriv.errors import BudgetExceeded, LedgerError
 from fedpriv.evaluation import LEVELS, Forecasts
+from fedpriv.privacy.diagnostics import diagnostics_mark
+from fedpriv.reports.diagnostics import read_diagnostics, write_summary
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.forecasts import ForecastExamples
 from fedpriv.reports.label_page import write_label_page
@@ -282,6 +284,8 @@ def _write_up(scenario: Scenario, folder: RunFolder, *, page: bool) -> None:
         label = _label(scenario, folder)
         folder.write_label(label)
         write_label_page(folder.path / "label.html", label, name=scenario.run.name)
+    if found := read_diagnostics(folder.path):
+        write_summary(folder.path, found, mark=diagnostics_mark(scenario))
     write_card(folder, _facts(scenario))
     folder.write_examples(_examples(scenario, folder))
     if not page:

@@ -35,8 +35,10 @@ from fedpriv.messages import (
     read_count,
 )
 from fedpriv.models.parameters import load_trainable, merged_parameters
+from fedpriv.privacy.diagnostics import diagnostics_mark
 from fedpriv.provenance import source_digest
 from fedpriv.releases import evaluated_rounds, planned
+from fedpriv.reports.diagnostics import Diagnosed, write_diagnostics
 from fedpriv.reports.folder import RunFolder
 from fedpriv.training import LocalWorker
 from strategies.aggregation import ServerOptimizer, make_optimizer, public_weights
@@ -177,6 +179,8 @@ class _Federation:
         self.tell(Progress("waiting", state.round, self.rounds, len(members)))
         if self._due(state.round) and not self._scored(state.round):
             self._evaluate("validation", state.round)
+        if state.round == 0:
+            self._diagnose(state)
         try:
             strategy.run(self.grid, state, on_round=self._after_round)
         except (BudgetExceeded, LedgerError) as error:
@@ -321,6 +325,7 @@ class _Federation:
         # Evaluate first: a checkpoint then holds the round with its scores, and a resume loses neither.
         if self._due(report.round):
             self._evaluate("validation", report.round)
+        self._diagnose(state)
         now = time.monotonic()
         if not self.simulated or now - self._saved_at > _CHECKPOINT_EVERY:
             self._save(state)
@@ -336,6 +341,17 @@ class _Federation:
                 retired={client: refusal.word for client, refusal in state.retired.items()},
             )
         self.tell(Progress("round", report.round, self.rounds, len(report.asked), report, self.epsilon))
+
+    def _diagnose(self, state: ServerState) -> None:
+        """Gradient diagnostics of all clients. This process owns all data of a simulation; no client sends them."""
+        every = self.scenario.evaluation.diagnostics
+        if not self.simulated or not every or state.round % every:
+            return
+        from fedpriv.data.clients import roster
+
+        names = roster(self.scenario).names
+        found = {name: self.worker.diagnose(name, state.model, round=state.round) for name in names}
+        write_diagnostics(self.folder.path, Diagnosed(state.round, found), mark=diagnostics_mark(self.scenario))
 
     def _due(self, number: int) -> bool:
         if self._scored_at_all:
@@ -356,7 +372,10 @@ class _Federation:
         """Scores and epsilons of all clients as rows; the point forecast alone before the end."""
         assert self.strategy is not None
         samples = self.scenario.evaluation.samples if part == "test" else 0
-        scores = self.strategy.evaluate(self.grid, part=part, samples=samples) if self._scored_at_all else []
+        # The request for the final scores is also the one at which a client makes its own model.
+        personal = self.scenario.personal.kind != "none" and part == "test" and number == self.rounds
+        asked = self._scored_at_all or personal
+        scores = self.strategy.evaluate(self.grid, part=part, samples=samples) if asked else []
         rows = self._score_rows(scores, part, number)
         if self.scenario.privacy.enabled:
             budgets = self.budgets()

@@ -64,6 +64,12 @@ class EvaluationConfig(Section):
     every: int = Field(0, ge=0, description="rounds between evaluations; 0: about ten in a run")
     samples: int = Field(20, ge=2, le=10_000, description="forecasts drawn per window for crps and coverage")
     windows: int = Field(192, ge=1, description="held-out windows per client, evenly spread over the part")
+    diagnostics: int = Field(
+        0,
+        ge=0,
+        description="rounds between gradient diagnostics (norms per sample, tails, clipping), without noise and in "
+        "simulation only; 0: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,6 +21,7 @@ from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import accountant_name, ladder_of
 from fedpriv.privacy.composition import INTERVAL
 from fedpriv.privacy.contract import Contract
+from fedpriv.privacy.diagnostics import diagnostics_mark
 from fedpriv.privacy.dominance import noise_of
 from fedpriv.privacy.events import ScheduledDpEvent, decode_event
 from fedpriv.privacy.hardened import discrete_event
@@ -258,6 +259,7 @@ def _statement(
         if seeded
         else "AES-256-CTR keyed by the operating system",
         "evaluation": _evaluation(mode, _side_rows(_side(accounts))),
+        **_diagnostics(scenario, mode),
         **_personal(scenario, [c for account in accounts for c in account.personal]),
         "assumptions": [a for a in ASSUMPTIONS if not (a.startswith("arithmetic") and _is_hardened(mechanism))],
     }
@@ -319,6 +321,13 @@ def _personal(scenario: Scenario | None, contracts: Sequence[Contract]) -> dict[
             "number computed with it, must not leave its client; scores of personal models exist in simulation only"
         }
     return {}
+
+
+def _diagnostics(scenario: Scenario | None, mode: str) -> dict[str, str]:
+    """That gradient diagnostics were taken, inside a simulation; a deployed run has none."""
+    if scenario is None or mode != "simulation" or not scenario.evaluation.diagnostics:
+        return {}
+    return {"diagnostics": diagnostics_mark(scenario)}
 
 
 def _accountant(accounts: Mapping[_Account, int | None]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fedpriv.reports.diagnostics import read_diagnostics, steps_picture, tails_picture
 from fedpriv.reports.drawing import Draw, Palette, Picture, date_axis, figure, legend, plain_ticks, png, svg, words
 from fedpriv.reports.forecasts import ForecastExamples
 from fedpriv.reports.personal import personal_picture
@@ -25,6 +26,11 @@ def pictures(view: RunView, directory: Path) -> dict[str, Picture]:
         ("epsilon", "Line chart: epsilon spent over rounds, with the committed value and the budget", _epsilon(view)),
         ("personal", "Dot plot: error of each client with the global and with its own model", personal_picture(view)),
         ("commitments", "Dot plot: committed and nominal epsilon of each client", _commitments(view)),
+    ]
+    diagnosed = read_diagnostics(view.folder.path)
+    plans += [
+        ("diagnostics-tails", "Line charts: distribution and tail of gradient norms", tails_picture(diagnosed)),
+        ("diagnostics-steps", "Line charts: gradient norms and clipping over rounds", steps_picture(diagnosed)),
     ]
     examples = view.folder.examples
     if examples is not None:

@@ -14,7 +14,9 @@ from markupsafe import Markup
 
 from fedpriv.config import Scenario
 from fedpriv.data.registry import dataset
+from fedpriv.privacy.diagnostics import diagnostics_mark
 from fedpriv.reports.atomic import write_text
+from fedpriv.reports.diagnostics import diagnostics_table
 from fedpriv.reports.figures import MAX_CLIENTS, pictures
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import ladder_rows, promise_rows
@@ -96,6 +98,8 @@ def render(view: RunView) -> str:
         averages=_averages(view),
         by_client=_by_client(view),
         captions=_captions(view),
+        diagnostics=diagnostics_table(view.folder.path),
+        diagnostics_mark=diagnostics_mark(view.scenario),
         personal=_personal(view),
         personal_words=personal_text(view),
         has_epsilon=view.private and ("epsilon" in drawn or "commitments" in drawn),

@@ -154,6 +154,7 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 {%- if by_client.rows %} <a href="#clients">Error per client</a>{% endif %}
 {%- if personal.rows %} <a href="#personal">Personal models</a>{% endif %}
 {%- if 'rounds' in pictures %} <a href="#rounds">Over rounds</a>{% endif %}
+{%- if diagnostics %} <a href="#diagnostics">Gradients</a>{% endif %}
 {%- if has_epsilon %} <a href="#epsilon">Epsilon</a>{% endif %}
 {%- if examples %} <a href="#examples">Examples</a>{% endif %}
 <a href="#reproduce">How to reproduce</a> <a href="#meaning">What the numbers mean</a></nav>
@@ -205,6 +206,21 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 {% if 'rounds' in pictures %}
 <h2 id="rounds">Error over rounds</h2>
 {{ picture('rounds', captions.rounds) }}
+{% endif %}
+
+{% if diagnostics %}
+<h2 id="diagnostics">Gradient diagnostics</h2>
+<div class="warn"><p>{{ diagnostics_mark }}</p></div>
+<p>Norms of every sample's gradient before clipping, taken at some rounds. Severity is min(1, C / norm): 1 means that
+nothing is cut off. Distortion is the length of what clipping takes from the mean gradient, as a share of it; the cosine
+says how far clipping turns it.</p>
+<div class="pair">
+<div>{{ picture('diagnostics-tails', 'All clients and rounds: share of samples below, and above.') }}</div>
+<div>{{ picture('diagnostics-steps', 'Over rounds, all clients together.') }}</div></div>
+<div class="scroll"><table class="plain"><thead><tr>
+{% for name in diagnostics[0] %}<th scope="col">{{ name }}</th>{% endfor %}
+</tr></thead><tbody>{% for row in diagnostics[1:] %}<tr>{% for text in row %}<td>{{ text }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
 {% endif %}
 
 {% if has_epsilon %}
