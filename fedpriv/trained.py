@@ -57,8 +57,13 @@ class Trained:
     timezone: str = ""
 
     @classmethod
-    def load(cls, path: Path | str) -> Trained:
+    def load(cls, path: Path | str, *, weights: Path | str | None = None) -> Trained:
         """The model of a run folder.
+
+        Args:
+            path: the folder.
+            weights: another file of parameters of the same run, such as a client's own model beside its ledger
+                (ledgers/CLIENT.personal.safetensors); None: the global model.
 
         Raises:
             InputError: not a run folder, no model in it yet, or a damaged file.
@@ -67,8 +72,8 @@ class Trained:
         if not (path / "scenario.toml").is_file():
             kind = "is not a run folder (no scenario.toml in it)" if path.exists() else "does not exist"
             raise InputError(f"{path} {kind}; runs are written by `fedpriv simulate`. Nothing was computed.")
-        weights = path / "model.safetensors"
-        if not weights.is_file():
+        weights = Path(weights) if weights is not None else path / "model.safetensors"
+        if weights == path / "model.safetensors" and not weights.is_file():
             raise InputError(
                 f"{path} holds no model.safetensors: the run has not finished. Go on with it by `fedpriv simulate "
                 f"{path / 'scenario.toml'} --out {path} --resume`. Nothing was computed."

@@ -135,13 +135,14 @@ def tails_picture(found: list[Diagnosed]) -> Draw | None:
         made = Figure(figsize=(WIDTH, 5.0), layout="constrained")
         upper, lower = made.subplots(2, 1)
         colours = {"whole": palette.ours, "conditioning": palette.other, "other": palette.naive}
+        dashes = {"whole": "-", "conditioning": "-", "other": (0, (3, 2))}  # often as good as the whole
         for name, values in groups.items():
             x, share = distribution(values[values > 0])
             if not len(x):
                 continue
-            upper.plot(x, share, color=colours[name], label=name)
+            upper.plot(x, share, color=colours[name], linestyle=dashes[name], label=name)
             # The largest value has the share 0 above it, which a logarithm cannot show.
-            lower.plot(x[:-1], 1.0 - share[:-1], color=colours[name])
+            lower.plot(x[:-1], 1.0 - share[:-1], color=colours[name], linestyle=dashes[name])
         for axes in (upper, lower):
             axes.set_xscale("log")
             axes.axvline(bound, color=palette.muted, linestyle=":", label="bound C" if axes is upper else None)
@@ -170,7 +171,8 @@ def steps_picture(found: list[Diagnosed]) -> Draw | None:
         rounds = [number for number, _ in rows]
 
         def line(axes: Axes, key: str, label: str, **style: Any) -> None:
-            axes.plot(rounds, [values.get(key, np.nan) for _, values in rows], label=label, **style)
+            # A norm of zero (the conditioning before the first step) has no place on a logarithmic axis.
+            axes.plot(rounds, [values.get(key) or np.nan for _, values in rows], label=label, **style)
 
         line(upper, "total-p99", "norm p99", color=palette.ours)
         line(upper, "total-p95", "norm p95", color=palette.ours, linestyle="--")

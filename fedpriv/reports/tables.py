@@ -17,7 +17,7 @@ from fedpriv.reports.rows import COLUMNS
 FEDERATED, NAIVE = "federated", "seasonal-naive"
 MODELS = {
     "federated": "Federated model",
-    "personal": "Own model of each client",
+    "personal": "Own models",
     "local": "Trained alone",
     "seasonal-naive": "Seasonal naive",
     "last-value": "Last value",

@@ -188,7 +188,7 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 <div><h3>Mean over clients, {{ split }} part</h3>
 {{ table(averages, 'plain') }}
 <p class="sub">Every client counts the same, whatever its size. Less is better, except for coverage, which should be
-90 %.</p></div>
+90 %. Climatology, made of private means without noise, exists in simulation only.</p></div>
 </div>
 <h3>Each client</h3>
 <p class="sub">Click a heading to sort. Green: less error than seasonal naive. Orange: more.</p>

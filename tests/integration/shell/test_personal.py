@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from fedpriv.errors import InputError
 from fedpriv.models.parameters import trainable_names
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.trained import Trained
 from fedpriv.training import LocalWorker
 from simulations.launch import simulate
 
@@ -54,6 +55,10 @@ def test_each_client_goes_on_from_the_final_model_on_its_own_readings(tiny):
         assert any(not np.array_equal(weights[name], run.model[name]) for name in weights)
         path = run.folder.ledger_path(client).with_name(f"{client}.personal.safetensors")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        own = Trained.load(run.path, weights=path)  # ready for forecasts
+        assert all(np.array_equal(p.detach().numpy(), weights[n]) for n, p in own.model.named_parameters())
+    with pytest.raises(InputError, match="cannot be read"):
+        Trained.load(run.path, weights=run.path / "nowhere.safetensors")
     assert not same(found, dict.fromkeys(CLIENTS, found[CLIENTS[0]]))
     alone = run.scenario.override(
         {
