@@ -2,14 +2,18 @@
 
     python benchmarks/dp_engine.py --patches 1 4 8 --engines ghost native opacus-hooks --repeats 25
     python benchmarks/dp_engine.py --patches 8 --engines ghost --memory --append
+    python benchmarks/dp_engine.py --grid --minutes 25
     python benchmarks/dp_engine.py --report
 
-Steps alternate in one process, so that a busy machine slows all alike; a figure is the median of CPU time over that of
-the non-private forward and backward pass. Model: the project's transformer, 7 channels, 96 steps, depth 4 (patch 1 = 96
-tokens, 4 = 24, 8 = 12). `whole-*` adds noise and the optimiser on both sides. `--memory` measures peak memory above the
-resting process instead, each engine in a process of its own. Freed memory is kept in the process (`keep_freed_memory`),
-as client processes do; `--default-allocator` leaves that out. Results are added to benchmarks/results/dp_engine.json;
-`--report` writes the table beside it and the figure in docs/figures.
+Steps alternate in one process, so that a busy machine slows all alike; a figure is the median, over the rounds, of a
+step's CPU time over that of the non-private forward and backward pass of the same round. Model: the project's
+transformer, 7 channels, 96 steps, depth 4 (patch 1 = 96 tokens, 4 = 24, 8 = 12). `whole-*` adds noise and the
+optimiser on both sides. `--memory` measures peak memory above the resting process instead, each engine in a process
+of its own. Freed memory is kept in the process (`keep_freed_memory`), as client processes do; `--default-allocator`
+leaves that out. `--grid` measures every engine in every cell (patch, width, batch, threads), the standard ones first;
+it leaves out what is stored of the same commit and stops after `--minutes`, so that it can be run again and again
+until it is through. Results are added to benchmarks/results/dp_engine.json; `--report` writes the table beside it and
+the figure in docs/figures.
 """
 
 from __future__ import annotations
@@ -19,15 +23,21 @@ import ctypes
 import gc
 import itertools
 import json
+import math
+import operator
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins while it waits would count as busy
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -36,16 +46,22 @@ import torch  # noqa: E402
 from dp_engine_steps import BASE, ENGINES, WHOLE_BASE, Cell, Step, make_step, make_task, steps  # noqa: E402
 
 from fedpriv.privacy.engines.allocator import keep_freed_memory  # noqa: E402
+from fedpriv.products import matrix_products  # noqa: E402
 
 RESULTS = HERE / "results" / "dp_engine.json"
+LEAST = 3  # rounds
+SLOW = ("single",)  # measured in cells of the standard width and batch only
 
 
-def measure(functions: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each, run in turn; two rounds to warm up."""
+def measure(functions: dict[str, Step], repeats: int, seconds: float = math.inf) -> dict[str, list[float]]:
+    """CPU seconds of each, run in turn after a round to warm up; no new round, once three are done, after `seconds`."""
     found: dict[str, list[float]] = {name: [] for name in functions}
-    for function in [*functions.values()] * 2:
+    for function in functions.values():
         function()
-    for _ in range(repeats):
+    begin = time.monotonic()
+    for done in range(repeats):
+        if done >= LEAST and time.monotonic() - begin > seconds:
+            break
         for name, function in functions.items():
             start = time.process_time()
             function()
@@ -54,13 +70,16 @@ def measure(functions: dict[str, Step], repeats: int) -> dict[str, list[float]]:
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Medians over the median of the yardstick of each."""
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    """Medians over rounds of each step's time over the yardstick's in the same round."""
     return {
-        name: value / medians[WHOLE_BASE if name.startswith("whole-") else BASE]
-        for name, value in medians.items()
+        name: statistics.median(map(operator.truediv, values, seconds[_base(name)]))
+        for name, values in seconds.items()
         if name not in (BASE, WHOLE_BASE)
     }
+
+
+def _base(name: str) -> str:
+    return WHOLE_BASE if name.startswith("whole-") else BASE
 
 
 def peak_memory(name: str, cell: Cell, *, keep: bool) -> float:
@@ -116,24 +135,72 @@ def machine() -> dict[str, object]:
     }
 
 
-def run(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
+def run(cell: Cell, args: argparse.Namespace, engines: Sequence[str], seconds: float = math.inf) -> dict[str, Any]:
     """One row of the table."""
     allocator = "default" if args.default_allocator else "freed memory kept"
-    row: dict[str, Any] = asdict(cell) | {"allocator": allocator, "load": round(os.getloadavg()[0], 1)}
+    row: dict[str, Any] = asdict(cell) | {
+        "allocator": allocator,
+        "code": commit(),
+        "load": round(os.getloadavg()[0], 1),
+    }
     if args.memory:
-        return row | {"peak_mb": memory([BASE, *args.engines], cell, keep=not args.default_allocator)}
+        return row | {"peak_mb": memory([BASE, *engines], cell, keep=not args.default_allocator)}
     torch.set_num_threads(cell.threads)
-    seconds = measure(steps(args.engines, cell), args.repeats)
-    base = {name: 1e3 * statistics.median(seconds[name]) for name in (BASE, WHOLE_BASE) if name in seconds}
-    return row | {"repeats": args.repeats, "base_ms": base, "ratios": ratios(seconds)}
+    with matrix_products(cell.products):
+        taken = measure(steps(engines, cell), args.repeats, seconds)
+    base = {name: 1e3 * statistics.median(taken[name]) for name in (BASE, WHOLE_BASE) if name in taken}
+    return row | {"rounds": len(taken[BASE]), "base_ms": base, "ratios": ratios(taken)}
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """Of the measured code: the last one that changed the library; a + where files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=True).stdout
+
+    return git("log", "-1", "--format=%h", "--", "fedpriv").strip() + "+" * bool(git("status", "--short", "fedpriv"))
+
+
+def grid(args: argparse.Namespace) -> None:
+    """Every cell, the standard ones first; what is stored of this commit is left out."""
+    end = time.monotonic() + 60 * args.minutes
+    cells = [Cell(*setting) for setting in itertools.product((8, 4, 1), (64, 128), (64, 256), (1,), args.threads)]
+    cells.sort(key=lambda c: (c.width * c.batch, c.threads))
+    for cell in cells:
+        standard = cell.width == cell.batch == 64
+        wanted = [name for name in args.engines if standard or name not in SLOW]
+        stored = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+        known = {n for r in stored if r["code"] == commit() and _setting(r) == _setting(asdict(cell) | KEPT)
+                 for n in r.get("ratios", {})}  # fmt: skip
+        wanted = [name for name in wanted if name not in known]
+        if time.monotonic() > end:
+            print(f"not measured: {cell} {' '.join(wanted)}", flush=True)
+        elif wanted:
+            show(cell, run(cell, args, wanted, args.seconds), args)
+
+
+KEPT = {"allocator": "freed memory kept"}
+
+
+def _setting(row: Mapping[str, Any]) -> list[Any]:
+    return [row.get(key) for key in (*Cell.__dataclass_fields__, "allocator")]
+
+
+def show(cell: Cell, row: dict[str, Any], args: argparse.Namespace) -> None:
+    """Prints a row and stores it."""
+    found = row.get("peak_mb") or row["base_ms"] | row["ratios"]
+    figures = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
+    print(f"{cell} rounds {row.get('rounds', 1)} load {row['load']}: {figures}", flush=True)
+    if not args.dry:
+        add(row)
 
 
 def add(row: dict[str, Any]) -> None:
     """Puts a row into the stored results; an older figure of the same setting and engine is replaced."""
     stored: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     stored["machine"] = machine()
-    keys = (*Cell.__dataclass_fields__, "allocator")
-    same = next((r for r in stored["rows"] if all(r[k] == row[k] for k in keys)), None)
+    same = next((r for r in stored["rows"] if _setting(r) == _setting(row) and r["code"] == row["code"]), None)
     if same is None:
         stored["rows"].append(row)
     else:
@@ -152,7 +219,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--draws", type=int, nargs="+", default=[1], help="diffusion draws per row")
     parser.add_argument("--microbatch", type=int, default=0, help="rows per physical batch of the private engines")
+    parser.add_argument("--products", default="default", choices=("default", "onednn"), help="of matrices")
     parser.add_argument("--engines", nargs="+", default=["ghost", "native"], choices=ENGINES)
+    parser.add_argument("--grid", action="store_true", help="all cells, as far as --minutes go")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of the grid: no cell is begun later")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of a cell, once three rounds are done")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
     parser.add_argument("--default-allocator", action="store_true", help="leave glibc's thresholds as they are")
@@ -166,15 +237,13 @@ def main() -> None:
         return
     if not args.default_allocator:
         keep_freed_memory()
-    for patch, width, batch, threads, draws in itertools.product(
-        args.patches, args.widths, args.batches, args.threads, args.draws
-    ):
-        row = run(Cell(patch, width, batch, draws, threads, args.microbatch), args)
-        found = row.get("peak_mb") or row["base_ms"] | row["ratios"]
-        figures = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
-        print(f"patch {patch} width {width} batch {batch} threads {threads} draws {draws}: {figures}", flush=True)
-        if not args.dry:
-            add(row)
+    if args.grid:
+        grid(args)
+        return
+    settings = itertools.product(args.patches, args.widths, args.batches, args.draws, args.threads)
+    for setting in settings:
+        cell = Cell(*setting, args.microbatch, args.products)
+        show(cell, run(cell, args, args.engines, args.seconds), args)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from fedpriv.seeding import keyed_stream
 CHANNELS, FEATURES, WINDOW = 7, 7, 96
 OWN = ("ghost", "native", "compiled", "functional", "single")
 OPACUS = ("opacus-hooks", "opacus-functorch", "opacus-ghost", "opacus-fast")
-WHOLE = ("whole-ghost", "whole-native")
+WHOLE = ("whole-ghost", "whole-native")  # with noise and optimiser
 ENGINES = (*OWN, *OPACUS, *WHOLE)
 BASE, WHOLE_BASE = "non-private", "whole-non-private"
 Step = Callable[[], object]
@@ -40,6 +40,7 @@ class Cell:
     draws: int = 1
     threads: int = 1
     microbatch: int = 0
+    products: str = "default"  # of matrices: PyTorch's default library, or onednn
 
 
 @dataclass(frozen=True)
