@@ -213,6 +213,7 @@ class LocalWorker:
             microbatch=privacy.microbatch,
             native=privacy.native,
             compile=privacy.compile,
+            bf16=privacy.bf16,
         )
         if hardened:
             assert isinstance(self._engine, FunctionalEngine)

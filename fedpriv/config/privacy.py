@@ -87,6 +87,7 @@ class PrivacyConfig(Section):
     compile: bool = Field(
         False, description="ghost engine: the step compiled by TorchInductor: a minute at the start, for long runs"
     )
+    bf16: bool = Field(False, description="ghost engine: products of the passes in bfloat16: for GPUs and AMX only")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

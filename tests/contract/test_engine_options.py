@@ -14,7 +14,7 @@ from fedpriv.privacy.clippers import FlatClipper, make_clipper
 from fedpriv.privacy.engines import make_engine, native
 from fedpriv.products import matrix_products, problem
 from tests.contract.test_engines import assert_close, probe, reference, row, rows
-from tests.contract.test_engines_denoiser import VARIANTS, setup
+from tests.contract.test_engines_denoiser import VARIANTS, setup, trained  # noqa: F401 (a fixture)
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 
@@ -27,8 +27,8 @@ def clean(monkeypatch):
 
 @needs_compiler
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_native_norms_agree_on_the_denoiser(variant):
-    model, loss, examples, draws = setup(VARIANTS[variant])
+def test_native_norms_agree_on_the_denoiser(variant, trained):  # noqa: F811
+    model, loss, examples, draws = setup(VARIANTS[variant] | (trained if variant == "lora" else {}))
     for name in ("flat", "psac"):
         clipper = make_clipper(name, bound=0.3)
         want = make_engine("single", model, loss).clipped_sum(examples, draws, clipper)
@@ -96,15 +96,54 @@ def test_nothing_is_built_unless_asked(monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ["functional", "opacus", "single"])
-@pytest.mark.parametrize("option", ["native", "compile"])
+@pytest.mark.parametrize("option", ["native", "compile", "bf16"])
 def test_options_of_the_ghost_engine_are_refused_elsewhere(engine, option):
     with pytest.raises(InputError, match="ghost"):
         make_engine(engine, probe(), probe_loss, **{option: True})
 
 
 def test_both_options_together_are_refused():
-    with pytest.raises(InputError, match="exclude"):
-        make_engine("ghost", probe(), probe_loss, native=True, compile=True)
+    for other in ("native", "bf16"):
+        with pytest.raises(InputError, match="exclude"):
+            make_engine("ghost", probe(), probe_loss, compile=True, **{other: True})
+
+
+@pytest.mark.filterwarnings("ignore:privacy.bf16=true, but")
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("native", [False, pytest.param(True, marks=needs_compiler)])
+def test_passes_in_bfloat16_are_less_exact_but_keep_the_bound(variant, native, trained):  # noqa: F811
+    model, loss, examples, draws = setup(VARIANTS[variant] | (trained if variant == "lora" else {}))
+    engine = make_engine("ghost", model, loss, bf16=True, native=native)
+    norms = make_engine("single", model, loss).clipped_sum(examples, draws, FlatClipper(l2_clip_norm=1.0)).norms
+    clipper = FlatClipper(l2_clip_norm=float(norms.median()))  # some rows are clipped, some are not
+    want = make_engine("single", model, loss).clipped_sum(examples, draws, clipper)
+    got = engine.clipped_sum(examples, draws, clipper)
+    assert got.total.dtype == torch.float32
+    assert (got.total - want.total).norm() <= 0.03 * want.total.norm()
+    assert torch.allclose(got.norms, want.norms, rtol=0.03)
+    for i in range(len(examples)):  # the norm that clips is the norm of what is added, to float32's digits
+        one = engine.clipped_sum(examples.rows(slice(i, i + 1)), draws.rows(slice(i, i + 1)), clipper)
+        added = one.total.double().norm()
+        assert added <= clipper.bound * (1 + 1e-5)
+        assert added == pytest.approx(min(float(one.norms[0]), clipper.bound), rel=2e-5)
+
+
+def test_a_processor_without_matrix_units_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    with pytest.warns(UserWarning, match="slower"):
+        make_engine("ghost", probe(), probe_loss, bf16=True)
+
+
+def test_rows_beyond_float32_are_left_out_in_bfloat16_too():
+    model, clipper = probe(), FlatClipper(l2_clip_norm=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine = make_engine("ghost", model, probe_loss, bf16=True)
+    examples, draws = rows(4)
+    for value in (float("nan"), float("inf"), 1e30):
+        examples.values[2] = value
+        got = engine.clipped_sum(examples, draws, clipper).total
+        assert got.isfinite().all() and got.norm() <= 4 * (1 + 1e-5)
 
 
 @pytest.mark.skipif(bool(problem()), reason="no exact oneDNN products here")

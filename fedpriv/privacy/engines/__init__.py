@@ -17,7 +17,14 @@ ENGINES = ("auto", "ghost", "functional", "opacus", "single")
 
 
 def make_engine(
-    name: str, model: nn.Module, loss: LossFn, *, microbatch: int = 0, native: bool = False, compile: bool = False
+    name: str,
+    model: nn.Module,
+    loss: LossFn,
+    *,
+    microbatch: int = 0,
+    native: bool = False,
+    compile: bool = False,
+    bf16: bool = False,
 ) -> GradientEngine:
     """The named engine for `model` and `loss`.
 
@@ -29,10 +36,11 @@ def make_engine(
         microbatch: rows per physical batch; 0 for the whole batch at once. The result does not depend on it.
         native: ghost only: C++ norms, compiled when first asked for; PyTorch's, with a warning, where that fails.
         compile: ghost only: passes and norms compiled by TorchInductor, tens of seconds once; excludes `native`.
+        bf16: ghost only: products of both passes in bfloat16; norms and sums stay float32. Excludes `compile`.
 
     Raises:
         InputError: unknown name, a model that the engine cannot handle, a module with batch statistics, or
-            `native` or `compile` where they do not apply.
+            an option where it does not apply.
     """
     from fedpriv.privacy.engines.functional import FunctionalEngine
     from fedpriv.privacy.engines.ghost import owners as ghost_owners
@@ -46,11 +54,11 @@ def make_engine(
             return FunctionalEngine(model, loss, microbatch=microbatch)
         name = "ghost"
     if name == "ghost":
-        return _ghost(model, loss, microbatch=microbatch, native=native, compile=compile)
-    if name in ENGINES and (native or compile):
+        return _ghost(model, loss, microbatch=microbatch, native=native, compile=compile, bf16=bf16)
+    if name in ENGINES and (native or compile or bf16):
         raise InputError(
-            f"privacy.native and privacy.compile are options of the ghost engine; the engine here is {name!r}. "
-            "Nothing was started."
+            "privacy.native, privacy.compile and privacy.bf16 are options of the ghost engine; the engine here is "
+            f"{name!r}. Nothing was started."
         )
     if name == "functional":
         return FunctionalEngine(model, loss, microbatch=microbatch)
@@ -64,13 +72,17 @@ def make_engine(
     )
 
 
-def _ghost(model: nn.Module, loss: LossFn, *, microbatch: int, native: bool, compile: bool) -> GradientEngine:
+def _ghost(
+    model: nn.Module, loss: LossFn, *, microbatch: int, native: bool, compile: bool, bf16: bool
+) -> GradientEngine:
     if not compile:
         from fedpriv.privacy.engines.ghost import GhostEngine
 
-        return GhostEngine(model, loss, microbatch=microbatch, native=native)
+        return GhostEngine(model, loss, microbatch=microbatch, native=native, bf16=bf16)
     if native:
         raise InputError("compile and native exclude each other: one graph holds the norms too. Nothing was started.")
+    if bf16:
+        raise InputError("compile and bf16 exclude each other: the compiled graph is float32. Nothing was started.")
     from fedpriv.privacy.engines.compiled import CompiledGhostEngine
 
     return CompiledGhostEngine(model, loss, microbatch=microbatch)

@@ -14,6 +14,7 @@ need no graph and get none.
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,11 +89,19 @@ class GhostEngine:
     Args:
         microbatch: rows per physical batch; 0: all at once.
         native: use the C++ norm operator where it can be had.
+        bf16: matrix products of the passes in bfloat16 (see `_calls`).
         check: False skips the comparison with plain autograd before the first use.
     """
 
     def __init__(
-        self, model: nn.Module, loss: LossFn, *, microbatch: int = 0, native: bool = False, check: bool = True
+        self,
+        model: nn.Module,
+        loss: LossFn,
+        *,
+        microbatch: int = 0,
+        native: bool = False,
+        bf16: bool = False,
+        check: bool = True,
     ) -> None:
         refuse_batch_statistics(model)
         self._model, self._loss = model, loss
@@ -103,6 +112,9 @@ class GhostEngine:
         self._microbatch = checked_microbatch(microbatch)
         self._native = native
         self._operator = operator(device=device_of(model)) if native else None
+        self._bf16 = bf16
+        if bf16:
+            _warn_if_slow(device_of(model))
         self._check = check
         self._checked: set[tuple[object, ...]] = set()
         self._total: Tensor | None = None
@@ -251,11 +263,19 @@ class GhostEngine:
         return {i: make_term(owned[i].module, uses, rows, owned[i].parameters, gram) for i, uses in calls.items()}
 
     def _calls(self, examples: Examples, draws: Draws, gram: Gram) -> dict[int, list[Call]]:
-        """Inputs and output gradients of every owner, by its index."""
+        """Inputs and output gradients of every owner, by its index, float32.
+
+        With bfloat16 passes they are less exact, the bound is not: norms and sum are made of the same inputs and
+        output gradients in float32, so a row still adds no more than it was clipped to. Rows that are computed again
+        alone are float32 altogether.
+        """
         rows = len(examples)
-        with self._recorder.recording(rows, partial(gram.prepare, rows=rows)) as notes, torch.enable_grad():
+        prepare = None if self._bf16 else partial(gram.prepare, rows=rows)  # nothing of the norms in bfloat16
+        passes = torch.autocast(examples.values.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+        with self._recorder.recording(rows, prepare) as notes, torch.enable_grad(), passes:
             losses = checked_losses(self._loss(self._model, examples, draws), rows)
             grads = gradients(losses.sum(), [note.out for note in notes])
+        exact = _Float32()
         calls: dict[int, list[Call]] = {}
         for note, g in zip(notes, grads, strict=True):
             if note.a._version != note.version:
@@ -264,8 +284,29 @@ class GhostEngine:
                     "ghost engine needs it unchanged. No gradient was released."
                 )
             if g is not None:  # a layer without influence on the loss has no gradient
-                calls.setdefault(note.owner, []).append(Call(note.a, g))
+                calls.setdefault(note.owner, []).append(Call(exact.of(note.a), g.float()))
         return calls
+
+
+class _Float32:
+    """bfloat16 tensors in float32; an input of several layers stays one tensor, so that its products are shared."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Tensor] = {}
+
+    def of(self, x: Tensor) -> Tensor:
+        """`x` itself unless it is bfloat16."""
+        if x.dtype != torch.bfloat16:
+            return x
+        return self._known.setdefault((x.data_ptr(), x.shape, x.stride()), x.float())
+
+
+def _warn_if_slow(device: torch.device) -> None:
+    if device.type == "cpu" and not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
+        warnings.warn(
+            "privacy.bf16=true, but this processor has no matrix units (AMX): bfloat16 is slower than float32 here.",
+            stacklevel=4,
+        )
 
 
 def _silent(calls: Iterable[Sequence[Call]], norms: Tensor) -> Tensor:
