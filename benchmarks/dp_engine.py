@@ -11,9 +11,9 @@ transformer, 7 channels, 96 steps, depth 4 (patch 1 = 96 tokens, 4 = 24, 8 = 12)
 optimiser on both sides. `--memory` measures peak memory above the resting process instead, each engine in a process
 of its own. Freed memory is kept in the process (`keep_freed_memory`), as client processes do; `--default-allocator`
 leaves that out. `--grid` measures every engine in every cell (patch, width, batch, threads), the standard ones first;
-it leaves out what is stored of the same commit and stops after `--minutes`, so that it can be run again and again
-until it is through. Results are added to benchmarks/results/dp_engine.json; `--report` writes the table beside it and
-the figure in docs/figures.
+it leaves out what is stored of the same engines' code and stops after `--minutes`, so that it can be run again and
+again until it is through. Results are added to benchmarks/results/dp_engine.json; `--report` writes the table beside
+it and the figure in docs/figures.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import hashlib
 import itertools
 import json
 import math
@@ -46,7 +47,6 @@ import torch  # noqa: E402
 from dp_engine_steps import BASE, ENGINES, WHOLE_BASE, Cell, Step, make_step, make_task, steps  # noqa: E402
 
 from fedpriv.privacy.engines.allocator import keep_freed_memory  # noqa: E402
-from fedpriv.products import matrix_products  # noqa: E402
 
 RESULTS = HERE / "results" / "dp_engine.json"
 LEAST = 3  # rounds
@@ -140,30 +140,28 @@ def run(cell: Cell, args: argparse.Namespace, engines: Sequence[str], seconds: f
     allocator = "default" if args.default_allocator else "freed memory kept"
     row: dict[str, Any] = asdict(cell) | {
         "allocator": allocator,
-        "code": commit(),
+        "code": code(),
         "load": round(os.getloadavg()[0], 1),
     }
     if args.memory:
         return row | {"peak_mb": memory([BASE, *engines], cell, keep=not args.default_allocator)}
     torch.set_num_threads(cell.threads)
-    with matrix_products(cell.products):
-        taken = measure(steps(engines, cell), args.repeats, seconds)
+    taken = measure(steps(engines, cell), args.repeats, seconds)
     base = {name: 1e3 * statistics.median(taken[name]) for name in (BASE, WHOLE_BASE) if name in taken}
     return row | {"rounds": len(taken[BASE]), "base_ms": base, "ratios": ratios(taken)}
 
 
 @lru_cache(maxsize=1)
-def commit() -> str:
-    """Of the measured code: the last one that changed the library; a + where files differ from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=True).stdout
-
-    return git("log", "-1", "--format=%h", "--", "fedpriv").strip() + "+" * bool(git("status", "--short", "fedpriv"))
+def code() -> str:
+    """Of the measured code: a digest of the engines' sources, which decide the figures."""
+    total = hashlib.sha256()
+    for path in sorted((HERE.parent / "fedpriv" / "privacy" / "engines").glob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()[:7]
 
 
 def grid(args: argparse.Namespace) -> None:
-    """Every cell, the standard ones first; what is stored of this commit is left out."""
+    """Every cell, the standard ones first; what is stored of this code is left out."""
     end = time.monotonic() + 60 * args.minutes
     cells = [Cell(*setting) for setting in itertools.product((8, 4, 1), (64, 128), (64, 256), (1,), args.threads)]
     cells.sort(key=lambda c: (c.width * c.batch, c.threads))
@@ -171,7 +169,7 @@ def grid(args: argparse.Namespace) -> None:
         standard = cell.width == cell.batch == 64
         wanted = [name for name in args.engines if standard or name not in SLOW]
         stored = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-        known = {n for r in stored if r["code"] == commit() and _setting(r) == _setting(asdict(cell) | KEPT)
+        known = {n for r in stored if r["code"] == code() and _setting(r) == _setting(asdict(cell) | KEPT)
                  for n in r.get("ratios", {})}  # fmt: skip
         wanted = [name for name in wanted if name not in known]
         if time.monotonic() > end:
@@ -219,7 +217,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--draws", type=int, nargs="+", default=[1], help="diffusion draws per row")
     parser.add_argument("--microbatch", type=int, default=0, help="rows per physical batch of the private engines")
-    parser.add_argument("--products", default="default", choices=("default", "onednn"), help="of matrices")
     parser.add_argument("--engines", nargs="+", default=["ghost", "native"], choices=ENGINES)
     parser.add_argument("--grid", action="store_true", help="all cells, as far as --minutes go")
     parser.add_argument("--minutes", type=float, default=25.0, help="of the grid: no cell is begun later")
@@ -242,7 +239,7 @@ def main() -> None:
         return
     settings = itertools.product(args.patches, args.widths, args.batches, args.draws, args.threads)
     for setting in settings:
-        cell = Cell(*setting, args.microbatch, args.products)
+        cell = Cell(*setting, args.microbatch)
         show(cell, run(cell, args, args.engines, args.seconds), args)
 
 

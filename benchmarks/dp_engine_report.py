@@ -10,7 +10,7 @@ from dp_engine_steps import BASE, ENGINES, WHOLE_BASE
 
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "dp_engine.png"
 KEPT = "freed memory kept"
-SETTING = ("patch", "width", "batch", "draws", "threads", "microbatch", "products", "allocator", "code")
+SETTING = ("patch", "width", "batch", "draws", "threads", "microbatch", "allocator", "code")
 COLOURS = {
     "ghost": "#1b6ca8",
     "native": "#63b0e3",

@@ -19,13 +19,15 @@ from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.mechanism import Mechanism
 from fedpriv.privacy.optimizers import make_optimizer
+from fedpriv.products import matrix_products
 from fedpriv.seeding import keyed_stream
 
 CHANNELS, FEATURES, WINDOW = 7, 7, 96
 OWN = ("ghost", "native", "compiled", "functional", "single")
 OPACUS = ("opacus-hooks", "opacus-functorch", "opacus-ghost", "opacus-fast")
 WHOLE = ("whole-ghost", "whole-native")  # with noise and optimiser
-ENGINES = (*OWN, *OPACUS, *WHOLE)
+ONEDNN = ("onednn-non-private", "onednn-ghost", "onednn-native")  # with run.products=onednn
+ENGINES = (*OWN, *ONEDNN, *OPACUS, *WHOLE)
 BASE, WHOLE_BASE = "non-private", "whole-non-private"
 Step = Callable[[], object]
 
@@ -40,7 +42,6 @@ class Cell:
     draws: int = 1
     threads: int = 1
     microbatch: int = 0
-    products: str = "default"  # of matrices: PyTorch's default library, or onednn
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def make_step(name: str, cell: Cell, task: Task) -> Step:
     """The named step as a function without arguments."""
     if name == BASE:
         return _non_private(task)
+    if name in ONEDNN:
+        return _onednn(make_step(name.removeprefix("onednn-"), cell, task))
     if name.startswith("whole-"):
         return _whole(name.removeprefix("whole-"), cell, task)
     if name.startswith("opacus-"):
@@ -95,6 +98,14 @@ def steps(names: Sequence[str], cell: Cell) -> dict[str, Step]:
 def _non_private(task: Task) -> Step:
     parameters = [p for p in task.model.parameters() if p.requires_grad]
     return lambda: torch.autograd.grad(task.loss(task.model, task.examples, task.draws).mean(), parameters)
+
+
+def _onednn(step: Step) -> Step:
+    def run() -> object:
+        with matrix_products("onednn"):
+            return step()
+
+    return run
 
 
 def _private(name: str, cell: Cell, task: Task) -> Step:
