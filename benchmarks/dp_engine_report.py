@@ -8,9 +8,10 @@ from typing import Any
 
 from dp_engine_steps import BASE, ENGINES, WHOLE_BASE
 
-FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "dp_engine.png"
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 KEPT = "freed memory kept"
-SETTING = ("patch", "width", "batch", "draws", "threads", "microbatch", "allocator", "code")
+EARLIER = "earlier"  # rows of an earlier version; in the table, not in the figures
+SETTING = ("patch", "width", "batch", "draws", "threads", "microbatch", "allocator", "code", "load")
 COLOURS = {
     "ghost": "#1b6ca8",
     "native": "#63b0e3",
@@ -36,7 +37,9 @@ def write(results: Path) -> None:
     lines += ["", "## Peak memory of a step above the resting process, MB", ""]
     lines += _table([r for r in rows if "peak_mb" in r], "peak_mb", (BASE,), lambda r: [f"{r['peak_mb'][BASE]:.0f}"])
     results.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw([r for r in rows if "ratios" in r])
+    fresh = [r for r in rows if "ratios" in r and r["code"] != EARLIER and r["allocator"] == KEPT]
+    draw(fresh)
+    draw_grid([r for r in fresh if r["draws"] == 1 and r["microbatch"] == 0])
 
 
 def _table(rows: list[dict[str, Any]], key: str, bases: tuple[str], base: Any, *, whole: bool = False) -> list[str]:
@@ -52,6 +55,14 @@ def _table(rows: list[dict[str, Any]], key: str, bases: tuple[str], base: Any, *
     return lines
 
 
+def _joined(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each patch, with the ratios of all its rows."""
+    found: dict[int, dict[str, Any]] = {}
+    for r in rows:
+        found.setdefault(r["patch"], r | {"ratios": {}})["ratios"].update(r["ratios"])
+    return [found[patch] for patch in sorted(found)]
+
+
 def draw(rows: list[dict[str, Any]]) -> None:
     """Bars for the three patch lengths of the standard cell."""
     import matplotlib
@@ -59,8 +70,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    wanted = {"width": 64, "batch": 64, "draws": 1, "threads": 1, "microbatch": 0, "allocator": KEPT}
-    cells = sorted((r for r in rows if all(r[k] == v for k, v in wanted.items())), key=lambda r: r["patch"])
+    wanted = {"width": 64, "batch": 64, "draws": 1, "threads": 1, "microbatch": 0}
+    cells = _joined([r for r in rows if all(r[k] == v for k, v in wanted.items())])
     if not cells:
         return
     figure, axes = pyplot.subplots(figsize=(6.4, 2.8), dpi=120)
@@ -76,6 +87,38 @@ def draw(rows: list[dict[str, Any]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
     figure.tight_layout()
-    FIGURE.parent.mkdir(exist_ok=True)
-    figure.savefig(FIGURE)
+    FIGURES.mkdir(exist_ok=True)
+    figure.savefig(FIGURES / "dp_engine.png")
+    pyplot.close(figure)
+
+
+def draw_grid(rows: list[dict[str, Any]]) -> None:
+    """Every cell of the grid as a line of marks, engines apart by colour; logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    places = ("patch", "width", "batch", "threads")
+    cells = sorted({tuple(r[k] for k in places) for r in rows}, key=lambda c: (-c[0], *c[1:]))
+    if not cells:
+        return
+    figure, axes = pyplot.subplots(figsize=(6.4, 0.9 + 0.22 * len(cells)), dpi=120)
+    for name, colour in COLOURS.items():
+        marks = [(r["ratios"][name], cells.index(tuple(r[k] for k in places))) for r in rows if name in r["ratios"]]
+        if marks:
+            axes.scatter(*zip(*marks, strict=True), color=colour, s=22, label=name, zorder=2)
+    axes.set_xscale("log")
+    ticks = [1, 1.25, 1.5, 2, 3, 4, 6]
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.minorticks_off()
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(cells)), [f"{96 // c[0]} tokens, {c[1]} wide, batch {c[2]}, {c[3]} thr." for c in cells])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="y", color="0.9", zorder=0)
+    axes.set_xlabel("step time / non-private")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=6.5, ncols=4, loc="lower center", bbox_to_anchor=(0.35, 1.0))
+    figure.savefig(FIGURES / "dp_engine_grid.png", bbox_inches="tight")
     pyplot.close(figure)
