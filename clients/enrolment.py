@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -208,7 +209,7 @@ def read_auth_public(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8").strip()
         key = load_ssh_public_key(text.encode())
-    except (OSError, ValueError, UnicodeError):
+    except (OSError, ValueError, UnicodeError, UnsupportedAlgorithm):
         key, text = None, ""
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise InputError(f"{path} is no EC public key in OpenSSH's format (a node's auth.key.pub). Nothing was done.")

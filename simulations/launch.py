@@ -21,7 +21,7 @@ from fedpriv.config import Scenario
 from fedpriv.data.clients import load_client, roster
 from fedpriv.data.table import Table
 from fedpriv.data.windows import day_steps
-from fedpriv.errors import BudgetExceeded, LedgerError
+from fedpriv.errors import BudgetExceeded, InputError, LedgerError
 from fedpriv.evaluation import LEVELS, Forecasts
 from fedpriv.privacy.diagnostics import diagnostics_mark
 from fedpriv.reports.diagnostics import read_diagnostics, write_summary
@@ -171,6 +171,11 @@ def simulate(
         CheckFailed: the run could not be completed; see the message.
     """
     prepared = prepare(load(scenario), overrides, engine=engine, out=out)
+    if prepared.data.source == "nodes":
+        raise InputError(
+            "data.source=nodes is the server's view of a real federation (`fedpriv federation run`); a simulation "
+            "needs data of its own. Nothing was started."
+        )
     folder = RunFolder.create(Path(prepared.run.out), prepared, resume=resume)
     if folder.finished and folder.status.get("written_up", True):
         return Run(folder)
