@@ -11,6 +11,7 @@ nothing in the pipeline would use one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -19,7 +20,7 @@ import torch
 from dp_accounting import DpEvent, dp_event
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData
+from fedpriv.data.clients import ClientData, roster
 from fedpriv.data.windows import day_steps
 from fedpriv.diffusion.sampling import point_forecast
 from fedpriv.evaluation import held_out
@@ -27,7 +28,7 @@ from fedpriv.models.denoiser import Denoiser
 from fedpriv.personal import personal_contracts, personal_parts
 from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.events import ScheduledDpEvent, encode_event
-from fedpriv.privacy.side_releases import SideRelease, private_count, private_metrics, side_event
+from fedpriv.privacy.side_releases import SideRelease, private_count, private_metrics, side_event, side_event_for
 from fedpriv.privacy.units import Relation, Unit
 from fedpriv.seeding import PrivacyRng
 
@@ -107,6 +108,23 @@ def side_contracts(scenario: Scenario, run_id: str) -> list[Contract]:
 def side_parts(scenario: Scenario) -> list[tuple[DpEvent, int]]:
     """(event, times) of the side releases."""
     return [(each.event, each.times) for each in planned(scenario)]
+
+
+def side_rungs(
+    scenario: Scenario, units: Sequence[Unit], *, calendar_steps: int
+) -> dict[str, list[tuple[DpEvent, int]]]:
+    """(event, times) of the side releases by name of the unit, for a ladder before anything is made."""
+    releases = planned(scenario)
+    if not releases:
+        return {}
+    own = Unit.parse(scenario.privacy.unit, steps_per_day=day_steps(roster(scenario).step))
+    return {
+        unit.name: [
+            (side_event_for(_terms(scenario, each), own, unit, calendar_steps=calendar_steps), each.times)
+            for each in releases
+        ]
+        for unit in units
+    }
 
 
 def whole_event(scenario: Scenario, event: DpEvent) -> DpEvent:

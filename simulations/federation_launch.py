@@ -42,7 +42,7 @@ from simulations.flower_launch import (
     wait_until_up,
     write_bundle,
 )
-from simulations.processes import end, marked
+from simulations.processes import end, marked, terminable
 from strategies.server_app import Listener, Progress
 
 _CONNECTION = "fedpriv"
@@ -70,6 +70,7 @@ def run(
     *,
     superlink: str | None = None,
     resume: bool = False,
+    patience: float = 3600.0,
     listener: Listener | None = None,
     say: Say = lambda text: None,
 ) -> RunFolder:
@@ -79,6 +80,7 @@ def run(
         folder: made by `fedpriv federation init`.
         superlink: HOST:PORT of a SuperLink that runs on this machine already; None: one is started and ended.
         resume: go on with an interrupted run.
+        patience: seconds to wait for the nodes; then the run starts with federation.quorum of them, or not at all.
         listener: told about every round.
         say: takes sentences for the person at the terminal: who is there, who refuses and why.
 
@@ -96,7 +98,8 @@ def run(
         if not (target.path / "report.html").exists():  # the write-up was cut off
             write_up(scenario, target)
         return target
-    with target.lock():
+    target.update_status(engine="deployment", patience=patience)
+    with target.lock(), terminable():
         try:
             _Launch(federation, scenario, target, superlink, listener, say).complete()
         except (BudgetExceeded, LedgerError):

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedpriv.messages import Refusal
 from strategies.roster import Member, ask_who
 
 _FIRST, _SLOWEST = 0.2, 2.0  # seconds between looks: soon at first, seldom in long rounds
-_HELLO = 30.0  # seconds that a newcomer has to say who it is
+_HELLO, _TRIES = 30.0, 3  # seconds that a newcomer has to say who it is, and how often it is asked
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Lobby:
     source: str
     seen: set[int]
     _waiting: dict[str, Member] = field(default_factory=dict[str, Member])
+    _asked: dict[int, int] = field(default_factory=dict[int, int])
 
     def refresh(self, grid: Grid, members: Sequence[Member], silent: Iterable[str]) -> list[Member]:
         """The members with those replaced that came back.
@@ -46,9 +48,14 @@ class Lobby:
         online = set(grid.get_node_ids())
         fresh = sorted(online - self.seen)
         if fresh:
-            self.seen.update(fresh)
-            found, _ = ask_who(grid, fresh, source=self.source, timeout=_HELLO)
+            found, refused = ask_who(grid, fresh, source=self.source, timeout=_HELLO)
             self._waiting.update({member.client: member for member in found})
+            for node_id in fresh:  # who answered is not asked again, nor who was silent too often
+                self._asked[node_id] = self._asked.get(node_id, 0) + 1
+                lost = refused.get(node_id) == Refusal.NODE_LOST
+                answered = node_id in refused or any(member.node_id == node_id for member in found)
+                if (answered and not lost) or self._asked[node_id] >= _TRIES:
+                    self.seen.add(node_id)
         absent = set(silent)
         result: list[Member] = []
         for member in members:

@@ -19,6 +19,7 @@ from fedpriv.messages import HELLO, Refusal, WireError, query, read_hello
 from fedpriv.seeding import stream
 
 _log = logging.getLogger("fedpriv.strategies")
+_TRIES = 3  # times that a node is asked who it is when its process is lost on the way
 
 
 @dataclass(frozen=True, order=True)
@@ -31,13 +32,15 @@ class Member:
     mode: str
 
 
-def ask_who(grid: Grid, node_ids: Sequence[int], *, source: str, timeout: float) -> tuple[list[Member], list[Refusal]]:
-    """Members among `node_ids` in partition order, and why the others are not.
+def ask_who(
+    grid: Grid, node_ids: Sequence[int], *, source: str, timeout: float
+) -> tuple[list[Member], dict[int, Refusal]]:
+    """Members among `node_ids` in partition order, and why others are not; who is silent is in neither.
 
     A node that runs other code is left out: it would refuse every request.
     """
     members: list[Member] = []
-    refusals: list[Refusal] = []
+    refusals: dict[int, Refusal] = {}
     messages = [query(node_id, HELLO, ttl=max(timeout, 1.0)) for node_id in node_ids]
     for reply in grid.send_and_receive(messages, timeout=timeout):
         try:
@@ -45,7 +48,7 @@ def ask_who(grid: Grid, node_ids: Sequence[int], *, source: str, timeout: float)
             if said.source != source:
                 raise WireError("a node runs other code than the server", Refusal.SOURCE_MISMATCH)
         except WireError as error:
-            refusals.append(error.refusal)
+            refusals[reply.metadata.src_node_id] = error.refusal
             continue
         members.append(Member(said.partition, said.client, reply.metadata.src_node_id, said.mode))
     return sorted(members), refusals
@@ -78,19 +81,25 @@ def gather(
     end = time.monotonic() + deadline
     known: dict[int, Member] = {}
     asked: set[int] = set()
-    refusals: list[Refusal] = []
+    refused: dict[int, Refusal] = {}
+    tries: dict[int, int] = {}
     while True:
         fresh = [node_id for node_id in grid.get_node_ids() if node_id not in asked]
         if fresh:
-            members, refused = ask_who(grid, fresh, source=source, timeout=max(1.0, end - time.monotonic()))
-            refusals += refused
-            asked.update(fresh)
+            members, said_no = ask_who(grid, fresh, source=source, timeout=max(1.0, end - time.monotonic()))
+            refused |= said_no
+            for node_id in fresh:  # a process that was lost on the way may be there at the next look
+                tries[node_id] = tries.get(node_id, 0) + 1
+                if said_no.get(node_id) != Refusal.NODE_LOST or tries[node_id] >= _TRIES:
+                    asked.add(node_id)
+            for member in members:
+                refused.pop(member.node_id, None)
             known.update({member.node_id: member for member in members})
             if on_wait is not None:
-                on_wait([member.client for member in sorted(known.values())], refusals)
+                on_wait([member.client for member in sorted(known.values())], list(refused.values()))
         if len(known) >= expected:
             break
-        late = time.monotonic() >= end
+        late, refusals = time.monotonic() >= end, list(refused.values())
         # All who can come have answered, and some refused for good: waiting longer changes nothing.
         hopeless = len(asked) >= expected and len(known) + len(refusals) >= expected
         if late or hopeless:

@@ -226,10 +226,15 @@ class _Federation:
             self.grid,
             expected,
             source=source_digest(),
-            deadline=federation.deadline,
+            deadline=self._patience(),
             enough=min(federation.quorum, expected),
             on_wait=None if self.simulated else self._waiting,
         )
+
+    def _patience(self) -> float:
+        """Seconds to wait for the clients before the first round."""
+        said = self.folder.status.get("patience")
+        return float(said) if isinstance(said, int | float) else self.scenario.federation.deadline
 
     def _waiting(self, there: Sequence[str], refusals: Sequence[Refusal]) -> None:
         """Who is there, for those who watch run.json."""

@@ -102,6 +102,7 @@ def run(
         typer.Option("--superlink", metavar="HOST:PORT", help="Use this running SuperLink of this machine."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run.")] = False,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the nodes before the first round.")] = 3600.0,
     as_json: Json = False,
 ) -> None:
     """Wait for the nodes, train, and write model, label and report into DIR/run.
@@ -119,7 +120,9 @@ def run(
     state.set_run_folder(folder / "run")
     progress = make_progress()
     try:
-        finished = launch(folder, superlink=superlink, resume=resume, listener=progress, say=progress.note)
+        finished = launch(
+            folder, superlink=superlink, resume=resume, patience=wait, listener=progress, say=progress.note
+        )
     finally:
         progress.finish()
     summary = run_summary(finished.path)

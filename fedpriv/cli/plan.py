@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ would help: more data, fewer steps, a smaller model. Sizes come from the scenari
 Examples:
   fedpriv plan
   fedpriv plan eia-8 --set data.dir=data --set privacy.epsilon=2
-  fedpriv plan --meters 500 --days 365 --set privacy.unit=day
+  fedpriv plan --meters 500 --days 365 --set privacy.unit=day --plot plan.png
 """
 
 
@@ -35,6 +36,9 @@ def plan(
     ] = None,
     days: Annotated[
         int | None, typer.Option(min=1, help="Plan for a training calendar of this length, days.", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PNG", help="Also draw it: ladder, data size, what would help.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -51,8 +55,12 @@ def plan(
         raise InputError("federation.local_steps=0: without private steps there is nothing to plan.")
     situations = _situations(chosen, meters=meters, days=days)
     plans = [(clients, situation, make_plan(situation)) for clients, situation in situations]
+    if plot is not None:
+        from fedpriv.reports.plan_figure import draw_plan
+
+        draw_plan(plans, plot)
     if as_json:
-        state.emit(_as_json(chosen, plans))
+        state.emit({**_as_json(chosen, plans), "plot": str(plot) if plot is not None else None})
     else:
         _print(chosen, plans)
 
@@ -67,10 +75,11 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
     from fedpriv.data.windows import day_steps
     from fedpriv.errors import InputError
     from fedpriv.personal import private_steps
+    from fedpriv.privacy.accounting import ladder_units
     from fedpriv.privacy.plan import Situation
     from fedpriv.privacy.recipe import make_rules
     from fedpriv.privacy.samplers import RandomPhaseTiling
-    from fedpriv.releases import side_parts
+    from fedpriv.releases import side_parts, side_rungs
 
     privacy = scenario.privacy
     members = roster(scenario)
@@ -99,10 +108,13 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
         "rules": make_rules(privacy, steps_total=scenario.steps_total),
         "accountant": privacy.accountant,
     }
-    return [
-        (tuple(names), Situation(num_meters=count, calendar_steps=length, **shared))
-        for (count, length), names in sorted(sizes.items())
-    ]
+    units = ladder_units(a_day)
+    situations: list[tuple[tuple[str, ...], Situation]] = []
+    for (count, length), names in sorted(sizes.items()):
+        rungs = side_rungs(scenario, units, calendar_steps=length)
+        side = tuple((name, tuple(events)) for name, events in rungs.items())
+        situations.append((tuple(names), Situation(num_meters=count, calendar_steps=length, side_rungs=side, **shared)))
+    return situations
 
 
 def _parameters(scenario: Scenario, channels: int) -> int:
@@ -189,11 +201,31 @@ def _print(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, Pla
     helps = sorted(made.helps, key=lambda outlook: -outlook.gain)
     rows = [(o.change, number(o.noise_multiplier), f"{number(o.gain)} x") for o in helps]
     state.say(table(("what would help", "noise multiplier", "less noise against signal"), rows) + "\n")
+    state.say(_paid(scenario, made))
     cost = _cost(scenario, first, made)
     state.say(
         f"Cost of one client and round: {number(cost['bytes_each_way'] / 1000)} kB each way, "
         f"{number(cost['windows'])} windows, {number(cost['passes'])} forward and backward passes."
     )
+
+
+def _paid(scenario: Scenario, made: Plan) -> str:
+    """What the budget goes to, where it is more than the steps alone."""
+    from fedpriv.reports.tables import at_most, number
+
+    costs, lines = made.costs, list[str]()
+    if costs["side_releases"]:
+        lines.append(
+            f"Of the budget, training alone costs {at_most(costs['training'])} and the side releases alone "
+            f"{at_most(costs['side_releases'])}; together {at_most(costs['all_exact'])} (the ladder includes both)."
+        )
+    if "filter" in costs:
+        lines.append(
+            f"The Renyi filter of order {number(costs['filter_order'])} claims {at_most(costs['filter'])} where a "
+            f"contract of fixed steps would claim {at_most(costs['all_exact'])}; it says nothing about other units, so "
+            "the ladder is that of the run if it goes as planned."
+        )
+    return "".join(line + "\n" for line in lines)
 
 
 def _who(clients: tuple[str, ...]) -> str:

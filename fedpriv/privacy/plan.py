@@ -53,6 +53,7 @@ class Situation:
         side: (event, times) of side releases, which come out of the same budget.
         rules: of the steps; a controller may put the noise on a schedule, or take a share of it for its statistic.
             None: one sigma for all steps, all of it on the gradient.
+        side_rungs: the same for other units, by name, for the ladder.
         accountant: `pld`, or `rdp` for a Renyi filter.
     """
 
@@ -69,6 +70,7 @@ class Situation:
     noise_multiplier: float | None = None
     hardened: bool = False
     side: tuple[tuple[DpEvent, int], ...] = ()
+    side_rungs: tuple[tuple[str, tuple[tuple[DpEvent, int], ...]], ...] = ()
     rules: Rules | None = None
     accountant: Literal["pld", "rdp"] = "pld"
 
@@ -118,12 +120,23 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Plan:
-    """The outlook of a situation, its ladder under both relations, and what would help."""
+    """The outlook of a situation, its ladder under both relations, and what would help.
+
+    Attributes:
+        now: as planned.
+        ladders: relation -> unit -> epsilon, side releases included. Under a Renyi filter this is the cost of the run
+            if it goes as planned; the claim is the filter's, for its own unit alone (`costs`).
+        helps: one change each.
+        accountant: name and version.
+        costs: epsilon of training alone, of the side releases alone, of both by exact accounting, and where a filter
+            is asked for what it must allow, and its order.
+    """
 
     now: Outlook
     ladders: dict[str, dict[str, float]]
     helps: tuple[Outlook, ...]
     accountant: str
+    costs: dict[str, float | None]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; None where no epsilon is finite."""
@@ -136,6 +149,7 @@ class Plan:
             "ladders": finite,
             "helps": [asdict(h) for h in self.helps],
             "accountant": self.accountant,
+            "costs": self.costs,
         }
 
 
@@ -158,10 +172,27 @@ def plan(situation: Situation) -> Plan:
             delta=situation.delta,
             relation=relation,
             calendar_steps=situation.calendar_steps,
+            extra=dict(situation.side_rungs),
         )
         for relation in (Relation.ZERO_OUT, Relation.REPLACE_ONE)
     }
-    return Plan(now, rungs, helps, accountant_name())
+    return Plan(now, rungs, helps, accountant_name(), _costs(situation, now))
+
+
+def _costs(situation: Situation, now: Outlook) -> dict[str, float | None]:
+    """What the parts of the run cost alone, so that one sees what is paid for what."""
+    unit = Unit.parse(situation.unit, steps_per_day=situation.steps_per_day)
+    whole = situation.events(now.noise_multiplier, unit, situation.calendar_steps)
+    steps = whole[: len(whole) - len(situation.side)]
+    delta, relation = situation.delta, situation.relation
+    costs: dict[str, float | None] = {
+        "training": epsilon_of(steps, delta, relation),
+        "side_releases": epsilon_of(situation.side, delta, relation) if situation.side else 0.0,
+        "all_exact": epsilon_of(whole, delta, relation),
+    }
+    if situation.accountant == "rdp":
+        costs["filter"], costs["filter_order"] = filter_epsilon(whole, delta, relation)
+    return costs
 
 
 def _if_possible(change: str, situation: Situation, reference: Outlook) -> Outlook | None:

@@ -19,7 +19,8 @@ from fedpriv.privacy.ledger import Ledger
 from simulations.processes import end, marked
 
 WORD, NUMBER = "SECRET-4711", 471147.0625  # planted in file and column names, and in readings
-PATIENCE = 240.0  # seconds; on an idle machine everything is there in a tenth of it
+SLOW = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # how much longer everything takes on a busy machine
+PATIENCE = 120.0 * SLOW  # seconds
 SCENARIO = {
     "data.days": 90, "task.context": 48, "model.depth": 0, "diffusion.multiplicity": 2, "diffusion.sampling_steps": 2,
     "privacy.sampling_prob": 0.3, "privacy.epsilon": 4.0, "federation.local_steps": 2, "run.name": "loopback",
@@ -58,6 +59,7 @@ class Site:
         return process
 
     def serve(self, *more: object, clients: int, **changes: object) -> None:
+        changes.setdefault("federation__deadline", 15.0 * SLOW)
         pairs = {**SCENARIO, **{k.replace("__", "."): v for k, v in changes.items()}}
         words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
         self.fedpriv("federation", "init", self.fed, "--clients", clients, "--port", self.port, *more, *words)

@@ -28,7 +28,7 @@ def spend_all(node, scenario: Scenario) -> None:
 
 
 def test_a_federation_survives_refusal_and_death(site, chain, spent, leaks):
-    site.serve("--insecure", clients=3, federation__rounds=6, federation__quorum=1, federation__deadline=20)
+    site.serve("--insecure", clients=3, federation__rounds=6, federation__quorum=1)
     north, south, east = site.join("North"), site.join("South"), site.join("East", epsilon=4.0)
     scenario = Scenario.from_toml(site.fed / "scenario.toml")
     spend_all(east, scenario)
@@ -77,7 +77,7 @@ def test_a_federation_survives_refusal_and_death(site, chain, spent, leaks):
 
 
 def test_tls_and_admitted_nodes_only(site, spent):
-    site.serve("--tls", "localhost", "--tls", "127.0.0.1", clients=1, federation__rounds=1, federation__deadline=60)
+    site.serve("--tls", "localhost", "--tls", "127.0.0.1", clients=1, federation__rounds=1)
     north, stranger = site.join("North"), site.join("Stranger")
     site.fedpriv("federation", "admit", site.fed, north / "auth.key.pub", "--name", "North")
     reach = ("--superlink", f"127.0.0.1:{site.port}", "--root-certificates", site.fed / "tls" / "ca.crt")

@@ -345,7 +345,7 @@ def test_a_client_that_comes_back_takes_its_place(monkeypatch):
 
     def ask_who(grid, node_ids, *, source, timeout):
         asked.extend(node_ids)
-        return [Member(-1, who[n], n, "deployment") for n in node_ids], []
+        return [Member(-1, who[n], n, "deployment") for n in node_ids], {}
 
     monkeypatch.setattr("strategies.lobby.ask_who", ask_who)
     lobby, members = Lobby("s", {1, 2}), [Member(-1, "North", 1, "deployment"), Member(-1, "South", 2, "deployment")]
