@@ -159,7 +159,9 @@ class _Federation:
         self._counted: dict[str, tuple[int, str]] = {}  # ledger heads that came with counts
         self._evaluated = frozenset(evaluated_rounds(scenario))
         # Deployed clients withhold scores that nobody pays for, so they are not asked.
-        self._scored_at_all = self.simulated or any(each.kind == "metrics" for each in planned(scenario))
+        # But for personal models: a client makes its own when it is asked for its final scores, and sends none.
+        paid = any(each.kind == "metrics" for each in planned(scenario))
+        self._scored_at_all = self.simulated or paid or scenario.personal.kind != "none"
         self._accounted = -np.inf
         # Deployment: what each client last said of its account; the label of the run repeats it as such.
         known = folder.status.get("stated")

@@ -172,5 +172,5 @@ def _helps(axes: Axes, helps: Sequence[Outlook], palette: Palette) -> None:
             f"{each.gain:.2f}x", (each.gain, row), (4, 0), textcoords="offset points", va="center", fontsize=9
         )
     axes.set_xlim(0, max([1.0, *(each.gain for each in helps)]) * 1.15)
-    axes.set_title("What would help: less noise against signal, same budget")
+    axes.set_title("What would help: noise against signal shrinks by")
     axes.grid(True, axis="x")

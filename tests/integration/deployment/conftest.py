@@ -15,7 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clients.enrolment import Owner, init
+from fedpriv.config import Scenario
 from fedpriv.privacy.ledger import Ledger
+from simulations import federation_setup
 from simulations.processes import end, marked
 
 WORD, NUMBER = "SECRET-4711", 471147.0625  # planted in file and column names, and in readings
@@ -58,11 +61,11 @@ class Site:
         self.started.append(process)
         return process
 
-    def serve(self, *more: object, clients: int, **changes: object) -> None:
+    def serve(self, *, clients: int, tls: tuple[str, ...] = (), **changes: object) -> None:
+        """The server's folder; made in this process, because each start of Python costs seconds."""
         changes.setdefault("federation__deadline", 15.0 * SLOW)
-        pairs = {**SCENARIO, **{k.replace("__", "."): v for k, v in changes.items()}}
-        words = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
-        self.fedpriv("federation", "init", self.fed, "--clients", clients, "--port", self.port, *more, *words)
+        scenario = Scenario().override({**SCENARIO, **{k.replace("__", "."): v for k, v in changes.items()}})
+        federation_setup.init(self.fed, scenario, clients=clients, port=self.port, tls=tls, insecure=not tls)
 
     def join(self, name: str, *, epsilon: float = 8.0) -> Path:
         """A utility with its own file, whose names and readings hold the secret."""
@@ -74,10 +77,8 @@ class Site:
         values[[100, 700]] = NUMBER
         path = folder / f"{WORD}-load.csv"
         pd.DataFrame({"time": stamps, f"{WORD}-meter": values}).to_csv(path, index=False)
-        self.fedpriv(
-            "node", "init", folder / "node", "--name", name, "--data", path, "--epsilon", epsilon,
-            "--scenario", self.fed / "scenario.toml",
-        )  # fmt: skip
+        owner = Owner(client=name, data={"source": "csv", "path": str(path)}, epsilon=epsilon)
+        init(folder / "node", owner, [self.fed / "scenario.toml"])
         return folder / "node"
 
     def status(self) -> dict:

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from clients.checkup import check
 from fedpriv.config import Scenario
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.signing import verify_label
@@ -28,7 +29,7 @@ def spend_all(node, scenario: Scenario) -> None:
 
 
 def test_a_federation_survives_refusal_and_death(site, chain, spent, leaks):
-    site.serve("--insecure", clients=3, federation__rounds=6, federation__quorum=1)
+    site.serve(clients=3, federation__rounds=6, federation__quorum=1)
     north, south, east = site.join("North"), site.join("South"), site.join("East", epsilon=4.0)
     scenario = Scenario.from_toml(site.fed / "scenario.toml")
     spend_all(east, scenario)
@@ -72,12 +73,12 @@ def test_a_federation_survives_refusal_and_death(site, chain, spent, leaks):
             assert not leaks(path.read_bytes()), path
     assert not leaks("\n".join(p.read_text() for p in site.home.glob("federation-*.out")).encode())
     own = json.loads(site.fedpriv("ledger", "label", south / "node.toml", "--json"))
-    verify_label(own, public_key=json.loads(site.fedpriv("node", "check", south, "--json"))["label_key"])
+    verify_label(own, public_key=check(south).facts["label_key"])
     assert own["mode"] == "deployment" and own["max_epsilon"] == pytest.approx(label["committed"]["South"])
 
 
 def test_tls_and_admitted_nodes_only(site, spent):
-    site.serve("--tls", "localhost", "--tls", "127.0.0.1", clients=1, federation__rounds=1)
+    site.serve(clients=1, tls=("localhost", "127.0.0.1"), federation__rounds=1)
     north, stranger = site.join("North"), site.join("Stranger")
     site.fedpriv("federation", "admit", site.fed, north / "auth.key.pub", "--name", "North")
     reach = ("--superlink", f"127.0.0.1:{site.port}", "--root-certificates", site.fed / "tls" / "ca.crt")

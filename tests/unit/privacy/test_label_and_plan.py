@@ -170,3 +170,47 @@ def test_plan_counts_what_a_statistic_takes_and_what_a_filter_costs():
     assert "twice the sampling rate" not in {h.change for h in made.helps} and "half the steps" in {
         h.change for h in made.helps
     }
+
+
+def test_side_releases_are_in_every_rung_of_a_plan(tmp_path):
+    """As in the label that the run will have; and the picture of it is drawn."""
+    import json
+
+    from fedpriv.cli import main
+
+    def planned(capsys_words):
+        import contextlib
+        import io
+
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            assert main(["plan", "--json", "--set", "privacy.noise_multiplier=5", *capsys_words]) == 0
+        return json.loads(out.getvalue())["plans"][0]
+
+    bare = planned([])
+    paid = planned(
+        ["--set", "privacy.release_count=5", "--set", "federation.rounds=300", "--plot", str(tmp_path / "plan.png")]
+    )
+    for unit in ("reading", "day", "week"):
+        assert paid["ladders"]["zero-out"][unit] > bare["ladders"]["zero-out"][unit]
+    # A count noised for a reading moves by 24 for a day.
+    gap = {u: paid["ladders"]["zero-out"][u] - bare["ladders"]["zero-out"][u] for u in ("reading", "day")}
+    assert gap["day"] > 2 * gap["reading"]
+    assert bare["costs"]["side_releases"] == 0.0 < paid["costs"]["side_releases"]
+    assert (tmp_path / "plan.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_plan_says_what_a_filter_costs():
+    from dp_accounting import dp_event
+
+    from fedpriv.privacy.plan import Situation, plan
+    from fedpriv.privacy.samplers import RandomPhaseTiling
+
+    made = plan(
+        Situation(
+            sampler=RandomPhaseTiling(96, 0.1), num_meters=1, calendar_steps=8640, steps_per_day=24, num_parameters=10,
+            steps=100, epsilon=2.0, delta=1e-5, accountant="rdp", side=((dp_event.GaussianDpEvent(50.0), 1),),
+        )
+    )  # fmt: skip
+    costs = made.costs
+    assert costs["filter"] == pytest.approx(2.0, rel=1e-2) and costs["filter"] > costs["all_exact"] > costs["training"]
