@@ -7,7 +7,7 @@ errors (the client's training standard deviation) is used for reporting only and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -240,6 +240,22 @@ def scores(sums: Mapping[str, float]) -> dict[str, Score]:
         name: Score.from_dict({k.partition("/")[2]: v for k, v in sums.items() if k.startswith(f"{name}/")})
         for name in sorted(names)
     }
+
+
+def join_owners(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sums of several owners in one reply: the place of the owner, four digits and a colon, before every key."""
+    return {f"{place:04d}:{key}": value for place, sums in enumerate(scores) for key, value in sums.items()}
+
+
+def by_owner(client: str, sums: Mapping[str, float], owners: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Owner -> sums, the reverse of `join_owners`; without owners the client's own, as they are."""
+    if not owners:
+        return {client: dict(sums)}
+    found: dict[str, dict[str, float]] = {owner: {} for owner in owners}
+    for key, value in sums.items():
+        place, _, rest = key.partition(":")
+        found[owners[int(place)]][rest] = value
+    return found
 
 
 def forecasts(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fedpriv import evaluation
 from fedpriv.config import OptimizerConfig, Scenario
-from fedpriv.data.clients import ClientData, load_client, roster, training_size
+from fedpriv.data.clients import ClientData, held_of, load_client, owners, roster, training_size
 from fedpriv.data.tasks import drop_context, make_examples, task_masks
 from fedpriv.data.windows import CALENDAR_FEATURES, cut, day_steps
 from fedpriv.diffusion.loss import draw, make_loss
@@ -448,10 +448,19 @@ class LocalWorker:
     def evaluate(
         self, client: str, parameters: Vector, *, part: Literal["validation", "test"], samples: int
     ) -> dict[str, float]:
-        """Mergeable sums of the scores on held-out windows, keys `model/...`. Reads private rows; simulation only."""
+        """Mergeable sums of the scores on held-out windows, keys `model/...`. Reads private rows; simulation only.
+
+        Of a trusted curator: of each owner by itself, see `evaluation.by_owner`.
+        """
         data = load_client(self.scenario, client)
         load_trainable(self.model, torch.from_numpy(parameters))
-        return evaluation.evaluate(self.model, data, self.scenario, part=part, samples=samples, device=self.device)
+
+        def scores(one: ClientData) -> dict[str, float]:
+            return evaluation.evaluate(self.model, one, self.scenario, part=part, samples=samples, device=self.device)
+
+        if owners(self.scenario):
+            return evaluation.join_owners(scores(one) for one in held_of(self.scenario, data).values())
+        return scores(data)
 
     def release_count(self, client: str, *, mode: Mode) -> float:
         """A noisy count of the client's readings; paid for before. Reads private rows."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedpriv import evaluation
 from fedpriv.config import Scenario, StrategyConfig
+from fedpriv.data.clients import owners
 from fedpriv.errors import BudgetExceeded, CheckFailed, FedprivError, InputError, LedgerError
 from fedpriv.messages import (
     BUDGET,
@@ -400,9 +401,10 @@ class _Federation:
     def _score_rows(self, scores: Sequence[Scores], part: str, number: int) -> list[dict[str, object]]:
         names = self.scenario.evaluation.metrics
         exact = [
-            _row(number, one.client, part, model, metric, value)
+            _row(number, client, part, model, metric, value)
             for one in scores
-            for model, values in evaluation.metrics_of(one.sums, names).items()
+            for client, sums in evaluation.by_owner(one.client, one.sums, owners(self.scenario)).items()
+            for model, values in evaluation.metrics_of(sums, names).items()
             for metric, value in values.items()
         ]
         noisy = [

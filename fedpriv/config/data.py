@@ -75,15 +75,15 @@ class PartitionConfig(Section):
     """How the series are divided among clients."""
 
     kind: Literal[
-        "natural", "iid", "dirichlet", "quantity", "temporal", "feature", "scale", "missingness", "clusters"
+        "natural", "pooled", "iid", "dirichlet", "quantity", "temporal", "feature", "scale", "missingness", "clusters"
     ] = "natural"
     clients: int = Field(4, ge=0, le=10_000, description="number of clients; 0: all that the source has")
     series: int = Field(
         0,
         ge=0,
         le=100_000,
-        description="series of the source that are divided; 0: all (synthetic: four per client; natural, feature and "
-        "missingness: one per client)",
+        description="series of the source that are divided; 0: all (synthetic: four per client; natural, pooled, "
+        "feature and missingness: one per client)",
     )
     unit: Literal["auto", "series", "meter", "block"] = Field(
         "auto", description="what one client gets whole; auto: series where there are enough, else calendar blocks"
@@ -111,7 +111,7 @@ class PartitionConfig(Section):
             raise ValueError(f"by={self.by!r} does not fit kind={self.kind}; allowed are {shown}")
         if self.by == "season" and self.unit in ("series", "meter"):
             raise ValueError(f"by=season needs calendar blocks; unit={self.unit} has no season (allowed: auto, block)")
-        if self.unit != "auto" and self.kind in ("natural", "temporal", "feature", "scale", "missingness"):
+        if self.unit != "auto" and self.kind in ("natural", "pooled", "temporal", "feature", "scale", "missingness"):
             raise ValueError(f"unit={self.unit} does not apply to kind={self.kind}, whose units are fixed; leave auto")
         if self.skew is not None:
             meaning = self.by or {"feature": "sampling", "missingness": "outages"}.get(self.kind, self.kind)

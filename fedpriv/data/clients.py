@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedpriv.config import DataConfig, PartitionConfig, Scenario
 from fedpriv.data.partition import PARTITIONERS, Division, Pool, Public, assemble
 from fedpriv.data.partitions.base import part_slices
+from fedpriv.data.partitions.pooled import Pooled
 from fedpriv.data.registry import DATA_DIR_VARIABLE, fingerprint
 from fedpriv.data.sources import SOURCES, Parts, Series
 from fedpriv.data.table import group_means, parse_step
@@ -143,7 +144,7 @@ def _available(data: DataConfig, partition: PartitionConfig) -> tuple[str, ...]:
         return (data.group,)
     if not data.clients:
         count = PARTITIONERS[partition.kind].wanted(partition)
-        natural = partition.kind == "natural" and not partition.by
+        natural = partition.kind in ("natural", "pooled") and not partition.by
         if not natural and count == 0 and data.source == "synthetic":
             count = _SYNTHETIC_PER_CLIENT * partition.clients  # there is no end of them to take "all" of
         found = tuple(source.default(data, count))
@@ -193,6 +194,35 @@ def training_size(scenario: Scenario, name: str) -> tuple[int, slice]:
         return client.num_meters, client.train
     steps = int(pd.Timedelta(days=data.days) / roster(scenario).step)
     return data.meters, slice(0, int(steps * data.train_fraction))
+
+
+def owners(scenario: Scenario) -> tuple[str, ...]:
+    """Whose readings a trusted curator holds (`partition.kind = pooled`); empty for every other partition."""
+    data, partition = scenario.data, scenario.partition
+    rule = PARTITIONERS[partition.kind]
+    if not isinstance(rule, Pooled):
+        return ()
+    return rule.owners(Public(data, partition, _available(data, partition), chosen=bool(data.clients)))
+
+
+def held_of(scenario: Scenario, curator: ClientData) -> dict[str, ClientData]:
+    """Owner -> its meters out of what the curator holds, on the curator's calendar and split, under its own name.
+
+    Where all series have one calendar, this is the client that the natural partition makes of the owner. Simulation
+    only: it is for scores of each owner.
+    """
+    data, partition = scenario.data, scenario.partition
+    stamps = _source_stamps(data, partition, curator.name)
+    pool, _ = _divided(data, partition, scenario.task.window, stamps)  # pyright: ignore
+    found: dict[str, ClientData] = {}
+    first = 0
+    for owner in owners(scenario):
+        meters = pool.read(owner).meters
+        rows = slice(first, first + len(meters))
+        found[owner] = replace(curator, name=owner, values=curator.values[rows], meters=meters)
+        first += len(meters)
+    assert first == curator.num_meters, "every meter has one owner"
+    return found
 
 
 def describe(scenario: Scenario) -> dict[str, Any]:

@@ -6,6 +6,7 @@ configuration (the contract tests then cover it). Everything is drawn from `part
 same clients for every repetition of an experiment.
 
     natural      every series is a client; or every parent authority, region or time zone (`by`)
+    pooled       one trusted curator holds all series: a centralised reference
     iid          units at random, equally many
     dirichlet    classes of units (profile clusters, seasons) in proportions drawn from Dir(alpha)
     quantity     units at random, numbers by a power law (`skew`)
@@ -21,11 +22,13 @@ from __future__ import annotations
 from fedpriv.data.partitions.base import Calendar, Division, Partitioner, Pool, Public, Unit, assemble
 from fedpriv.data.partitions.natural import Natural
 from fedpriv.data.partitions.observed import Feature, Missingness, Scale
+from fedpriv.data.partitions.pooled import Pooled
 from fedpriv.data.partitions.profiles import Clusters
 from fedpriv.data.partitions.shares import Dirichlet, Iid, Quantity, Temporal
 
 PARTITIONERS: dict[str, Partitioner] = {
     "natural": Natural(),
+    "pooled": Pooled(),
     "iid": Iid(),
     "dirichlet": Dirichlet(),
     "quantity": Quantity(),

@@ -12,19 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpriv.config import PartitionConfig, Scenario
-from fedpriv.data.clients import describe, load_client, roster
+from fedpriv.data.clients import describe, held_of, load_client, owners, roster
 from fedpriv.data.partition import PARTITIONERS, Calendar, Division, Pool, Public, assemble
 from fedpriv.data.partitions.base import numbered
 from fedpriv.data.sources import Series
 from fedpriv.data.tasks import make_examples, task_masks
 from fedpriv.data.windows import cut, even_starts
 from fedpriv.errors import InputError
+from fedpriv.evaluation import by_owner, join_owners
+from fedpriv.training import LocalWorker
 
 WINDOW = 48
 DAYS = 900
 # every kind, with its variants
 CASES: dict[str, list[dict]] = {
     "natural": [{}],
+    "pooled": [{}],
     "iid": [{}, {"unit": "block"}, {"unit": "meter"}],
     "dirichlet": [{}, {"by": "season"}, {"unit": "block", "alpha": 0.05}, {"alpha": 100.0}],
     "quantity": [{}, {"unit": "block", "skew": 3.0}],
@@ -57,7 +60,7 @@ def toy(name: str, meters: int, late: bool) -> Series:
 def pool(kind: str, options: dict, *, series: int = 8, clients: int = 3, seed: int = 0, meters: int = 1) -> Pool:
     config = PartitionConfig.model_validate({"kind": kind, "clients": clients, "seed": seed, **options})
     names = tuple(f"s{k}" for k in range(series))
-    if kind in ("natural", "feature", "missingness") and not config.series:
+    if kind in ("natural", "pooled", "feature", "missingness") and not config.series:
         names = names[:clients]
     return Pool(
         Scenario().data, config, names, window=WINDOW, read=lambda name: toy(name, meters, name == "s1" and meters == 1)
@@ -76,11 +79,11 @@ class TestContract:
         p = pool(kind, options)
         public = Public(p.data, p.config, p.available)
         names = PARTITIONERS[kind].names(public)
-        assert len(names) == len(set(names)) == 3
+        assert len(names) == len(set(names)) == (1 if kind == "pooled" else 3)
         assert tuple(PARTITIONERS[kind].divide(p).holdings) == names
         # reversing what is available must not make anybody up
         back = Public(p.data, p.config, p.available[::-1])
-        assert len(PARTITIONERS[kind].names(back)) == 3
+        assert len(PARTITIONERS[kind].names(back)) == len(names)
 
     def test_every_reading_has_one_owner(self, kind, options):
         p = pool(kind, options)
@@ -143,7 +146,7 @@ class TestContract:
             {**source, "partition.kind": kind, **{f"partition.{k}": v for k, v in options.items()}}
         )
         people = roster(scenario)
-        assert len(people.names) == 2
+        assert len(people.names) == (1 if kind == "pooled" else 2)
         disclosed = " ".join(people.simulated_public)
         assert ("simulation only" in disclosed) == (
             kind in ("clusters", "scale") or (kind == "dirichlet" and options.get("by") != "season")
@@ -200,7 +203,9 @@ def test_any_size_and_seed_is_a_partition(kind, options, data):
     clients = min(clients, 3) if options.get("by") == "year" else clients
     p = pool(kind, options, series=series, clients=clients, seed=seed, meters=meters)
     division = PARTITIONERS[kind].divide(p)
-    assert tuple(division.holdings) == PARTITIONERS[kind].names(p) and len(division.holdings) == clients
+    assert tuple(division.holdings) == PARTITIONERS[kind].names(p) and len(division.holdings) == (
+        1 if kind == "pooled" else clients
+    )
     assert_partition(division, p)
 
 
@@ -443,3 +448,38 @@ def test_windows_of_others_have_no_targets_and_the_denominator_stays_public():
 
 def test_numbered_names():
     assert numbered(2) == ("client-000", "client-001")
+
+
+# ---- a trusted curator ------------------------------------------------------------------------------
+
+
+def test_a_curator_holds_what_the_natural_clients_would():
+    natural = Scenario().override({"data.days": 700, "partition.clients": 3, "data.meters": 2})
+    pooled = natural.override({"partition.kind": "pooled"})
+    people = roster(natural)
+    assert roster(pooled).names == ("curator",) and owners(pooled) == people.names and owners(natural) == ()
+    curator = load_client(pooled, "curator")
+    held = held_of(pooled, curator)
+    assert tuple(held) == people.names and curator.num_meters == sum(one.num_meters for one in held.values())
+    for name, one in held.items():
+        alone = load_client(natural, name)
+        np.testing.assert_array_equal(one.values, alone.values)
+        assert (one.name, one.meters, one.train, one.test) == (name, alone.meters, alone.train, alone.test)
+
+
+def test_scores_of_a_curator_are_scores_of_each_owner():
+    """The same untrained model scores every owner exactly as the natural partition scores it."""
+    small = {"data.days": 200, "task.context": 48, "evaluation.windows": 8, "partition.clients": 3, "model.depth": 0}
+    natural = Scenario().override(small)
+    pooled = natural.override({"partition.kind": "pooled"})
+    worker, central = LocalWorker(natural), LocalWorker(pooled)
+    model = worker.initial_parameters()
+    found = by_owner("curator", central.evaluate("curator", model, part="test", samples=2), owners(pooled))
+    for name in roster(natural).names:
+        assert found[name] == worker.evaluate(name, model, part="test", samples=2)
+
+
+def test_sums_of_owners_keep_apart():
+    joined = join_owners([{"a/x": 1.0}, {"a/x": 2.0, "b:c/y": 3.0}])
+    assert by_owner("curator", joined, ("one", "two")) == {"one": {"a/x": 1.0}, "two": {"a/x": 2.0, "b:c/y": 3.0}}
+    assert by_owner("me", {"a/x": 1.0}, ()) == {"me": {"a/x": 1.0}}
