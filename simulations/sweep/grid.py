@@ -18,6 +18,7 @@ from fedpriv.data.clients import load_client, roster
 from fedpriv.errors import InputError
 from fedpriv.training import LocalWorker
 from simulations.launch import prepare
+from simulations.sweep.coalitions import members
 from simulations.sweep.spec import Arm, Spec
 from strategies.server_app import make_strategy
 
@@ -49,7 +50,7 @@ _SHOWN = 3  # errors of a grid that are told
 
 @dataclass(frozen=True)
 class Combination:
-    """One point of the grid before it is resolved: an arm, a label on every axis, and the client of `each_client`."""
+    """One point of the grid before it is resolved: an arm, a label on every axis, and who takes part if not all do."""
 
     arm: str
     axes: Mapping[str, Label]
@@ -104,7 +105,7 @@ def combinations(spec: Spec) -> list[Combination]:
     """Every arm with every point of the grid (or a random part of them), seeds left out.
 
     Raises:
-        InputError: a value out of range, or `each_client` where clients are not series of the source.
+        InputError: a value out of range, or parts of the clients where these are not series of the source.
     """
     base, axes = spec.scenario(), spec.axes
     arms: Sequence[Arm] = spec.arms or (Arm(name="all"),)
@@ -119,25 +120,11 @@ def combinations(spec: Spec) -> list[Combination]:
         named = Combination(arm.name if spec.arms else "", labels, "", base)
         with _telling(named):
             scenario = canonical(base.override(changes))
-            if not arm.each_client:
-                found.append(Combination(named.arm, labels, "", scenario))
-                continue
-            found += [Combination(named.arm, labels, name, alone(scenario, name)) for name in _series(scenario, arm)]
+            found += [
+                Combination(named.arm, labels, who, part)
+                for who, part in members(arm, scenario, spec.sweep.sample_seed)
+            ]
     return found
-
-
-def _series(scenario: Scenario, arm: Arm) -> tuple[str, ...]:
-    if scenario.partition.kind != "natural" or scenario.partition.by:
-        raise InputError(
-            f"arm {arm.name} has each_client, which needs clients that are series of the source "
-            f"(partition.kind=natural), not {scenario.partition.kind}; nothing was started."
-        )
-    return roster(scenario).names
-
-
-def alone(scenario: Scenario, client: str) -> Scenario:
-    """The same with one client and its own data alone."""
-    return scenario.override({"data.clients": [client], "partition.clients": 1, "partition.series": 0})
 
 
 def canonical(scenario: Scenario) -> Scenario:

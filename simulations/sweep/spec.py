@@ -17,7 +17,7 @@ question = "clippers"
 
 [[arms]]                            # and every arm; each_client: one run per client, with its own data alone
 name = "alone"
-each_client = true
+each_client = true                  # or leave_one_out = true; or coalitions = 20: orders of joining, for Shapley values
 
 [quick]                             # what `--quick` changes
 seeds = 1
@@ -105,6 +105,14 @@ class Arm(_Part):
     name: str = Field(pattern=r"^[^/\x00-\x1f]{1,64}$")
     set: Settings = {}
     each_client: bool = False  # one run per client of the base scenario, with its own data alone
+    leave_one_out: bool = False  # one run per client, of all the others
+    coalitions: Annotated[int, Field(ge=0, le=10_000)] = 0  # runs for Shapley values, from this many orders of joining
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.each_client + self.leave_one_out + bool(self.coalitions) > 1:
+            raise ValueError(f"arm {self.name}: each_client, leave_one_out and coalitions exclude each other; keep one")
+        return self
 
 
 class Head(_Part):

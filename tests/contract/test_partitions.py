@@ -469,7 +469,10 @@ def test_a_curator_holds_what_the_natural_clients_would():
 
 def test_scores_of_a_curator_are_scores_of_each_owner():
     """The same untrained model scores every owner exactly as the natural partition scores it."""
-    small = {"data.days": 200, "task.context": 48, "evaluation.windows": 8, "partition.clients": 3, "model.depth": 0}
+    small = {
+        "data.days": 200, "task.context": 48, "evaluation.windows": 8, "partition.clients": 3, "model.depth": 0,
+        "privacy.enabled": False,
+    }  # fmt: skip
     natural = Scenario().override(small)
     pooled = natural.override({"partition.kind": "pooled"})
     worker, central = LocalWorker(natural), LocalWorker(pooled)

@@ -87,13 +87,17 @@ def analyse(sweep: Sweep) -> Analysis:
         InputError: no finished run has a finite score.
     """
     frame = sweep.errors
-    model = frame[(frame["model"] == FEDERATED) & ~frame["run"].isin(list(sweep.coalitions))]
+    whole = ~frame["run"].isin(list(sweep.coalitions)) & ~frame["arm"].isin(list(sweep.partial_arms))
+    model = frame[(frame["model"] == FEDERATED) & whole]
     if not len(model):
         raise InputError(
             f"{sweep.path} has no finished run with a {sweep.metric} of the model, so there is nothing to compare yet. "
             "Nothing was written."
         )
-    notes: list[str] = []
+    notes = [
+        f"{', '.join(names)}{f' ({where})' if where else ''}: nothing held out to score, so not in any comparison."
+        for where, names in sweep.unscored.items()
+    ]
     tables: dict[Where, Trials] = {}
     for where, epsilon in _cells(sweep):
         chosen = model[(model["where"] == where) & _at(model, epsilon)]

@@ -121,7 +121,7 @@ def _curve(found: Analysis) -> Draw | None:
         for place, where in enumerate(wheres):
             axes = made.add_subplot(rows, columns, place + 1, sharey=first)
             first = first or axes
-            _lines(axes, found, where, palette, bands=len(shown) <= 4)
+            _lines(axes, found, where, palette)
             if len(wheres) > 1:
                 axes.set_title(words(where, 26 if columns == 2 else 40))
             if place >= len(wheres) - columns:
@@ -138,7 +138,7 @@ def _curve(found: Analysis) -> Draw | None:
     return draw
 
 
-def _lines(axes: Axes, found: Analysis, where: str, palette: Palette, *, bands: bool) -> None:
+def _lines(axes: Axes, found: Analysis, where: str, palette: Palette) -> None:
     axes.axhline(0, color=palette.muted, linestyle=":", linewidth=1.2, label="seasonal naive")
     for place, rule in enumerate(found.contenders):
         points = [
@@ -152,7 +152,7 @@ def _lines(axes: Axes, found: Analysis, where: str, palette: Palette, *, bands: 
         mean, low, high = (np.array([g.change[i] for _, g in points]) for i in range(3))
         shade = colour(palette, found, rule)
         known = place < MAX_LINES
-        if known and (bands or place == 0) and np.isfinite(low).all():
+        if place == 0 and np.isfinite(low).all():  # bands of all would hide each other
             axes.fill_between(x, low, high, color=shade, alpha=0.16, linewidth=0)
         axes.plot(
             x,

@@ -23,7 +23,7 @@ from fedpriv.reports.comparison.tables import Titled
 from fedpriv.reports.comparison.template import PAGE
 from fedpriv.reports.comparison.words import answer, headline
 from fedpriv.reports.drawing import Picture
-from fedpriv.reports.tables import at_most
+from fedpriv.reports.tables import METRICS, at_most
 from fedpriv.reports.template import SCRIPT, STYLE
 
 QUESTIONS = {
@@ -104,6 +104,7 @@ def _subtitle(found: Analysis) -> str:
         f"{seeds} seed{'s' if seeds != 1 else ''}",
         f"{' or '.join(map(str, clients))} clients",
         f"data: {base.data.source}",
+        f"error: {METRICS.get(sweep.metric, sweep.metric)} on held-out data",
         f"{base.federation.rounds} rounds",
         f"{len({run.run for run in sweep.done})} runs done",
         *([f"{len({run.run for run in sweep.others})} not"] if sweep.others else []),

@@ -199,6 +199,25 @@ class Sweep:
         return frozenset(str(run) for run, count in members.items() if 1 < count < most)
 
     @cached_property
+    def unscored(self) -> dict[str, list[str]]:
+        """Place -> clients that took part in runs but have no score of the model: no usable window is held out."""
+        done = {run.run: self.where(run) for run in self.done if run.settings.get("partition.kind") != "pooled"}
+        everyone = self.frame[self.frame["run"].isin(list(done)) & (self.frame["client"] != "")]
+        scored = set(zip(self.errors["where"], self.errors["client"], strict=True))
+        found: dict[str, list[str]] = {}
+        for run, client in everyone[["run", "client"]].drop_duplicates().itertuples(index=False):
+            names = found.setdefault(done[run], [])
+            if (done[run], client) not in scored and client not in names:
+                names.append(client)
+        return {where: sorted(names) for where, names in found.items() if names}
+
+    @property
+    def partial_arms(self) -> tuple[str, ...]:
+        """Arms of leave-one-out and of coalitions: they serve the contributions and are compared with nothing."""
+        arms = self.settings.get("arms") or []
+        return tuple(str(arm.get("name")) for arm in arms if arm.get("leave_one_out") or arm.get("coalitions"))
+
+    @cached_property
     def labels(self) -> dict[str, dict[str, Any]]:
         """label.json of every finished private run that has one."""
         private = {run.run: run for run in self.done if run.private}

@@ -8,7 +8,7 @@ from fedpriv.reports.comparison.analysis import Analysis, Cell, cell_name
 from fedpriv.reports.comparison.collaboration import WORDS, AtEpsilon, Collaboration, Setting
 from fedpriv.reports.comparison.curves import BreakEven, break_even
 from fedpriv.reports.comparison.promises import Promise
-from fedpriv.reports.statistics import Paired
+from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.tables import at_most, small
 from fedpriv.reports.verdicts import between
 
@@ -89,6 +89,8 @@ def _how_sure(found: Analysis) -> str:
             f"these, {interval_words(first)}, better for {first.better * 100:.0f} % of clients; if they were equal, a "
             f"difference like this would show up {_rarely(q)}. "
         )
+        if cliff_word(first.cliff) == "negligible":
+            text += "Certain is not large: against the spread between clients this difference is negligible. "
     return f"{text}From {basis}"
 
 

@@ -120,3 +120,13 @@ def test_report_writes_the_page_of_a_sweep(clipper_sweep, capsys):
     assert main(["report", str(clipper_sweep), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["best"] == "psac"
     assert (clipper_sweep / "report.html").exists()
+
+
+def test_a_client_without_a_score_is_named(tmp_path):
+    made = clippers(gains={"flat": 0.0, "psac": 0.0}, wheres=("natural",), epsilons=(8.0,))
+    for row in made.rows:
+        if row["client"] == "TVA":
+            row.update(model="ledger", split="privacy", metric="epsilon")
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert "TVA: nothing held out to score, so not in any comparison." in found.notes
+    assert found.overall_trials is not None and len(found.overall_trials.clients) == 7

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fedpriv.errors import InputError
+from simulations.sweep.coalitions import coalitions
 from simulations.sweep.grid import FACTOR, combinations, distinct, plan
 from simulations.sweep.spec import Spec
 
@@ -103,3 +104,45 @@ def test_tuned_settings_are_part_of_the_run():
     assert tuned[0].tuned == {FACTOR: 0.5}
     assert tuned[1].scenario.privacy.clipper_options == {"r": 0.2}
     assert {p.digest for p in plain}.isdisjoint(p.digest for p in tuned)
+
+
+THREE = {**BASE, "partition": {"clients": 3}}
+NAMES = ("utility-000", "utility-001", "utility-002")
+
+
+def of_three(**arm):
+    return plan(Spec.make({"sweep": {"name": "x"}, "base": THREE, "arms": [{"name": "a", **arm}]}))
+
+
+def test_leave_one_out_runs_all_the_others():
+    points = of_three(leave_one_out=True)
+    assert [p.client for p in points] == [f"without {name}" for name in NAMES]
+    assert [set(NAMES) - set(p.scenario.data.clients) for p in points] == [{name} for name in NAMES]
+    assert {p.scenario.partition.clients for p in points} == {2}
+
+
+def test_enough_orders_of_joining_need_every_coalition():
+    points = of_three(coalitions=6)
+    assert [p.scenario.data.clients for p in points] == [
+        *((name,) for name in NAMES), (NAMES[0], NAMES[1]), (NAMES[0], NAMES[2]), (NAMES[1], NAMES[2]),
+    ]  # fmt: skip
+
+
+def test_sampled_orders_are_whole_and_repeatable():
+    names = tuple("abcdef")
+    found = [frozenset(c) for c in coalitions(names, 5, seed=3)]
+    assert found == [frozenset(c) for c in coalitions(names, 5, seed=3)] and len(set(found)) == len(found)
+    assert [frozenset(c) for c in coalitions(names, 5, seed=4)] != found
+    # every coalition is on the way from one client to all: it has a part and a whole that differ by one
+    for chosen in found:
+        assert len(chosen) == 1 or any(len(chosen - part) == 1 and part < chosen for part in found)
+        assert len(chosen) == 5 or any(len(more - chosen) == 1 and chosen < more for more in found)
+
+
+def test_parts_of_the_clients_exclude_each_other():
+    with pytest.raises(InputError, match="exclude each other"):
+        of_three(each_client=True, leave_one_out=True)
+    with pytest.raises(InputError, match="at least 3 clients"):
+        plan(make(arms=[{"name": "a", "leave_one_out": True}]))
+    with pytest.raises(InputError, match="need 3 to 14 clients; there are 2"):
+        plan(make(arms=[{"name": "a", "coalitions": 2}]))
