@@ -10,8 +10,8 @@ CAPTIONS = {
     "Lines: 95 % interval over seeds and clients. Filled orange: more error than "
     "chance explains, adjusted for the number of comparisons. Hollow grey: the data do not tell it from the best.",
     "curve": "Error of the model against the seasonal naive forecast (0: as good as repeating the last day; below: "
-    "better). Band: 95 % interval of the best, over seeds and clients. A line inside the band can still differ from the "
-    "best beyond chance: the comparison pairs seeds and clients, the band does not.",
+    "better). Band: 95 % interval of the best, over seeds and clients. A line inside the band can still differ from "
+    "the best beyond chance: the comparison pairs seeds and clients, the band does not.",
     "heat": "Error against seasonal naive; blue: less, orange: more. Bold with ◆: the least error of its column, which "
     "need not be more than chance.",
     "ranks": "Mean rank over clients, errors averaged over seeds, partitions and epsilons. A bar joins those that this "

@@ -33,7 +33,7 @@ class Browser:
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=240))
             self._note(message)
             if message.get("id") == self._number:
                 assert "error" not in message, message["error"]
@@ -61,7 +61,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="screen", features=[scheme])
         self.call("Page.navigate", url=page.resolve().as_uri())
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while self.js("document.readyState") != "complete" or not self.js("location.href").startswith("file:"):
             assert time.monotonic() < end, "the page did not load"
             time.sleep(0.05)
@@ -105,7 +105,7 @@ def browser() -> Iterator[Browser]:
 
 
 def _port(file: Path) -> int:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while time.monotonic() < end:
         if file.exists() and (found := re.match(r"(\d+)\n", file.read_text())):
             return int(found[1])
