@@ -18,7 +18,7 @@ from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.figures import example_runs
 from fedpriv.reports.comparison.meanings import CAPTIONS, meanings
 from fedpriv.reports.comparison.promises import Promise
-from fedpriv.reports.comparison.sweep import dotted, value_words
+from fedpriv.reports.comparison.sweep import NAIVE, dotted, value_words
 from fedpriv.reports.comparison.tables import Titled
 from fedpriv.reports.comparison.template import PAGE
 from fedpriv.reports.comparison.words import answer, headline
@@ -127,6 +127,8 @@ def _notes(found: Analysis, value: Collaboration | None) -> list[str]:
     missing = [*found.notes, *(value.notes if value is not None else ())]
     if missing:
         notes.append(" ".join(missing[:4]) + (f" And {len(missing) - 4} more like it." if len(missing) > 4 else ""))
+    if value is not None:
+        notes += _weak_alternative(value)
     seeds = min(len(cell.trials.seeds) for cell in found.cells.values())
     if seeds < _FEW_SEEDS:
         notes.append(
@@ -134,6 +136,20 @@ def _notes(found: Analysis, value: Collaboration | None) -> list[str]:
             "differences as hints, and run more seeds before deciding."
         )
     return notes
+
+
+def _weak_alternative(value: Collaboration) -> list[str]:
+    """A gain over training that failed is no gain: warned of where training alone is worse than doing nothing."""
+    last = value.joining[-1].epsilon
+    alone = value.errors.get((value.alternative, None if not value.alternative[1] else last))
+    naive = value.errors.get((NAIVE, None))
+    if alone is None or naive is None or alone.mean(axis=0).mean() <= naive.mean():
+        return []
+    return [
+        "Training alone is worse than repeating the last day here: it was not trained well, and a gain over it says "
+        "little about joining. More rounds or another learning rate for it would be fairer; compare with seasonal "
+        "naive."
+    ]
 
 
 def _tiles(found: Analysis, value: Collaboration | None, promises: tuple[Promise, ...]) -> list[dict[str, str]]:

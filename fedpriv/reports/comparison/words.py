@@ -251,11 +251,11 @@ def _joining(value: Collaboration) -> list[str]:
 
 def _even_words(value: Collaboration, even: BreakEven) -> str:
     if math.isinf(even.epsilon):
-        text = f"On average joining pays at no epsilon up to {even.high_end:g}."
+        text = f"By the means alone joining pays at no epsilon up to {even.high_end:g}."
     elif not even.within:
-        text = f"On average joining pays at every epsilon that was run, from {even.low_end:g} on."
+        text = f"By the means alone joining pays at every epsilon that was run, from {even.low_end:g} on."
     else:
-        text = f"On average joining pays from epsilon {even.words()} on."
+        text = f"By the means alone joining pays from epsilon {even.words()} on."
     never = [client for client, own in value.by_client.items() if math.isinf(own.epsilon)]
     return text + (f" No break-even in this range for {listed(never)}." if never else "")
 
