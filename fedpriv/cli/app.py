@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli import audit, compare, data, doctor, federation, ledger, node, plan, runs, use
+from fedpriv.cli import audit, bounds, compare, data, doctor, federation, ledger, node, plan, runs, use
 
 app = typer.Typer(
     name="fedpriv",
@@ -45,6 +45,7 @@ app.command("scenarios", help=runs.SCENARIOS)(runs.scenarios)
 app.command("forecast", help=use.FORECAST)(use.forecast)
 app.command("impute", help=use.IMPUTE)(use.impute)
 app.command("plan", help=plan.HELP)(plan.plan)
+app.command("calibrate-bounds", help=bounds.HELP)(bounds.calibrate_bounds)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(data.app, name="data")
 app.add_typer(federation.app, name="federation")
