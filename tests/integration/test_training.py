@@ -14,7 +14,7 @@ from fedpriv.data.clients import load_client, roster
 from fedpriv.errors import InputError
 from fedpriv.evaluation import scores
 from fedpriv.privacy.optimizers import make_optimizer
-from fedpriv.training import LocalWorker, pick_device, resolve
+from fedpriv.training import LocalWorker, make_recipe, pick_device, resolve
 
 SMALL = {
     "data.days": 120,
@@ -163,3 +163,14 @@ def test_windows_without_context_train_like_any_other(scenario):
     dropped = scenario.override({"diffusion.condition_dropout": 0.5})
     assert np.isfinite(train(dropped)).all() and not np.array_equal(train(dropped), train(scenario))
     assert np.array_equal(train(dropped), train(dropped))
+
+
+@pytest.mark.parametrize("changes", [{"model.tightness": "too-tight"}, {"model.bounded": "condition"}])
+def test_bounds_change_neither_noise_nor_event_nor_clipping(scenario, changes):
+    """They tame gradients; they never lower the noise (arXiv:2602.22610 leaves DP-SGD unchanged)."""
+    vanilla = Scenario().override(SMALL | {"model.trainable": "transformer"})
+    aware = vanilla.override({"model.modulation": "dp-aware"} | changes)
+    resolved = [resolve(each) for each in (vanilla, aware)]
+    assert resolved[0].privacy == resolved[1].privacy and resolved[0].optimizer == resolved[1].optimizer
+    recipes = [make_recipe(each, each.privacy.noise_multiplier) for each in resolved]
+    assert recipes[0].event() == recipes[1].event() and recipes[0].mechanism == recipes[1].mechanism

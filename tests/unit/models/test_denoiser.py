@@ -195,3 +195,24 @@ def test_recent_steps_weigh_more_in_forecasts_only(small):
     assert weight[-1] == 1 and (weight.diff() >= 0).all() and weight.min() > 0
     assert (_build(small.override({"model.skip_memory": 0.0})).skip.weight == 1).all()
     assert (_build(small.override({"model.skip_memory": 5.0, "task.kind": "imputation"})).skip.weight == 1).all()
+
+
+@pytest.mark.parametrize("operator", ["tanh", "soft", "hard", "ste"])
+@pytest.mark.parametrize("gamma_mode", ["residual", "multiplicative"])
+def test_the_whole_model_is_vanilla_as_its_bounds_go_to_infinity(small, windows, operator, gamma_mode):
+    small = small.override({"model.gamma_mode": gamma_mode})
+    far = {f"model.{name}_max": 1e7 for name in ("c", "gamma", "beta", "alpha")}
+    aware = small.override({"model.modulation": "dp-aware", "model.bound_operator": operator} | far)
+    models = []
+    for scenario in (small, aware):
+        model = build_denoiser(scenario, channels=2, calendar_features=3, generator=torch.Generator().manual_seed(1))
+        g = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn(p.shape, generator=g))
+        models.append(model)
+    examples, time = windows(3, small), torch.tensor([5, 50, 95])
+    x = torch.randn(3, 32, 2)
+    want, got = (model(x, time, examples) for model in models)
+    assert want.abs().max() > 0.1
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)

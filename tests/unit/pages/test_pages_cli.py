@@ -38,7 +38,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("simulate",), ("report",), ("scenarios",), ("plan",), ("doctor",), ("data", "download")]
+    "words",
+    [("simulate",), ("report",), ("scenarios",), ("plan",), ("calibrate-bounds",), ("doctor",), ("data", "download")],
 )
 def test_every_help_teaches_with_an_example_or_says_all(words: tuple[str, ...], capsys) -> None:
     assert main([*words, "--help"]) == 0
