@@ -34,13 +34,14 @@ def calibrate_bounds(
 ) -> None:
     """Prints the reference bounds and what they project."""
     from fedpriv.calibration import calibrate_bounds as calibrate
-    from fedpriv.config import DataConfig, PartitionConfig, parse_assignments
+    from fedpriv.config import Scenario, parse_assignments
     from fedpriv.models.modulation import TIGHTNESS
     from simulations.scenarios import load
 
     chosen = load(scenario).override(parse_assignments(changes or []))
     if synthetic:
-        chosen = chosen.override({"data": DataConfig().model_dump(), "partition": PartitionConfig().model_dump()})
+        fresh = Scenario().nested()
+        chosen = chosen.override({"data": fresh["data"], "partition": fresh["partition"]})
     found = calibrate(chosen, steps=steps, quantile=quantile)
     if as_json:
         state.emit({"keys": found.keys(), "projected": list(found.projected), "steps": found.steps})
