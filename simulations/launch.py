@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from clients.node import SIMULATION_VARIABLE, forget
 from fedpriv import forecasting, imputation
 from fedpriv.config import Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import describe, load_client, roster
 from fedpriv.data.table import Table
 from fedpriv.data.windows import day_steps
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError
 from fedpriv.evaluation import LEVELS, Forecasts
 from fedpriv.privacy.diagnostics import diagnostics_mark
+from fedpriv.reports import heterogeneity
 from fedpriv.reports.diagnostics import read_diagnostics, write_summary
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.forecasts import ForecastExamples
@@ -32,6 +33,7 @@ from fedpriv.reports.model_card import ModelFacts, write_card
 from fedpriv.trained import Trained
 from fedpriv.training import LocalWorker, resolve
 from simulations.scenarios import load
+from simulations.tracking import require, tracked
 from strategies.server_app import Listener, federation
 
 Engine = Literal["inline", "ray", "flower"]
@@ -183,7 +185,8 @@ def simulate(
         try:
             if not folder.finished:
                 folder.update_status(written_up=False)  # a kill between the last round and the label is noticed
-                _run(prepared, folder, progress)
+                with tracked(prepared, folder, progress) as listener:
+                    _run(prepared, folder, listener)
         except (BudgetExceeded, LedgerError):
             if (folder.path / "model.safetensors").exists():  # some rounds went well: they are a result
                 _write_up(prepared, RunFolder.open(folder.path), page=page)
@@ -212,6 +215,7 @@ def prepare(
     if out is not None:
         changes["run.out"] = str(out)
     scenario = scenario.override(changes)
+    require(scenario.run.tracking)
     # Flower and Ray start their processes elsewhere: no path may depend on this directory.
     scenario = scenario.override(
         {
@@ -292,6 +296,7 @@ def _write_up(scenario: Scenario, folder: RunFolder, *, page: bool) -> None:
     if found := read_diagnostics(folder.path):
         write_summary(folder.path, found, mark=diagnostics_mark(scenario))
     write_card(folder, _facts(scenario))
+    _heterogeneity(scenario, folder)
     folder.write_examples(_examples(scenario, folder))
     if not page:
         return
@@ -310,6 +315,16 @@ def _label(scenario: Scenario, folder: RunFolder) -> dict[str, Any]:
         {name: folder.ledger_path(name) for name in public.names},
         steps_per_day=day_steps(public.step),
         calendar_steps={name: part.stop - part.start for name, part in trained.items()},  # declared public
+    )
+
+
+def _heterogeneity(scenario: Scenario, folder: RunFolder) -> None:
+    """How the clients differ, from all their readings: only a simulation has them, and no client sends anything."""
+    public = roster(scenario)
+    if len(public.names) < 2:
+        return
+    heterogeneity.store(
+        folder.path, [load_client(scenario, name) for name in public.names], description=describe(scenario)
     )
 
 

@@ -115,3 +115,6 @@ class RunConfig(Section):
     workers: int = Field(0, ge=0, description="client processes at a time on ray and flower; 0: one per core")
     ray_address: str = Field("", description="an existing Ray cluster, e.g. auto or host:port; empty: a local one")
     num_gpus: float = Field(0.0, ge=0, description="share of a GPU per client process on ray and flower")
+    tracking: Literal["none", "tensorboard", "mlflow"] = Field(
+        "none", description="where copies of a run's numbers go as well (pip install 'fedpriv[tracking]')"
+    )

@@ -137,6 +137,7 @@ _NOT_IN_DIGEST = frozenset(
         "run.device",
         "run.ray_address",
         "run.num_gpus",
+        "run.tracking",
         "data.dir",
         "federation.deadline",
     }

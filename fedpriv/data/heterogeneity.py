@@ -84,6 +84,23 @@ class Card:
             "pairs": {name: matrix for name, matrix in self.pairs.items()},
         }
 
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Card:
+        """The inverse of `to_dict`, also after JSON, where NaN is null."""
+        return cls(
+            part=found["part"],
+            channel=found["channel"],
+            unit=found["unit"],
+            clients=tuple(ClientFacts(**{k: _number(v) for k, v in one.items()}) for one in found["clients"]),
+            profiles=np.array(found["profiles"], dtype=np.float64),
+            pairs={name: np.array(matrix, dtype=np.float64) for name, matrix in found["pairs"].items()},
+            summary={name: _number(value) for name, value in found["summary"].items()},
+        )
+
+
+def _number(value: Any) -> Any:
+    return float("nan") if value is None else value
+
 
 def heterogeneity(clients: Sequence[ClientData], *, part: CardPart = "train", channel: str = "") -> Card:
     """The card of `clients`.

@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from fedpriv.data.clients import ClientData
 from fedpriv.data.heterogeneity import Card, heterogeneity
-from fedpriv.reports.atomic import write_json
+from fedpriv.errors import InputError
+from fedpriv.reports.atomic import read_json, write_json
 from fedpriv.reports.drawing import WIDTH, Draw, Palette, Picture, png, svg, words
 
 FILE, NAME = "heterogeneity.json", "heterogeneity"
@@ -56,13 +57,40 @@ def write_card(
     Returns:
         The card, and its picture for a page.
     """
-    card = heterogeneity(clients)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    card = store(folder, clients, description=description)
+    return card, _picture(folder, card)
+
+
+def _picture(folder: Path, card: Card) -> Picture:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FILE, {"note": NOTE, "partition": dict(description or {}), **card.to_dict()})
     draw = drawing(card)
     png(draw, figures / f"{NAME}.png")
-    return card, Picture(NAME, ALT, svg(draw, NAME, ALT))
+    return Picture(NAME, ALT, svg(draw, NAME, ALT))
+
+
+def store(folder: Path, clients: Sequence[ClientData], *, description: Mapping[str, Any] | None = None) -> Card:
+    """`heterogeneity.json` alone; the page makes the picture of it."""
+    card = heterogeneity(clients)
+    write_json(folder / FILE, {"note": NOTE, "partition": dict(description or {}), **card.to_dict()})
+    return card
+
+
+def stored(folder: Path) -> tuple[Card, Picture] | None:
+    """The card in a run folder and its picture, whose PNG is written to figures/; None when there is no card.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    found = read_json(folder / FILE)
+    if not found:
+        return None
+    try:
+        card = Card.from_dict(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / FILE} is not a heterogeneity card ({error}); nothing was changed.") from None
+    return card, _picture(folder, card)
 
 
 def rows(card: Card) -> list[tuple[str, str, float]]:
@@ -160,5 +188,5 @@ def _distances(axes: Axes, card: Card, shown: list[int], palette: Palette) -> No
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.set_title("Wasserstein distance, each client scaled")
+    axes.set_title("Wasserstein distance, scaled")
     axes.set_xlabel(f"same order across; full colour = {most:.2g} standard deviations")

@@ -13,8 +13,10 @@ from typing import Any
 from markupsafe import Markup
 
 from fedpriv.config import Scenario
+from fedpriv.data.heterogeneity import Card
 from fedpriv.data.registry import dataset
 from fedpriv.privacy.diagnostics import diagnostics_mark
+from fedpriv.reports import heterogeneity
 from fedpriv.reports.atomic import write_text
 from fedpriv.reports.diagnostics import diagnostics_table
 from fedpriv.reports.figures import MAX_CLIENTS, pictures
@@ -78,6 +80,9 @@ def render(view: RunView) -> str:
     promise = promise_rows(view.label) if view.private and view.label else []
     relations, rungs = ladder_rows(view.label) if view.private else ([], [])
     drawn = pictures(view, view.folder.path / "figures")
+    card = heterogeneity.stored(view.folder.path)
+    if card is not None:
+        drawn[heterogeneity.NAME] = card[1]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(PAGE).render(
         style=Markup(STYLE),
@@ -95,6 +100,8 @@ def render(view: RunView) -> str:
         relations=relations,
         rungs=rungs,
         split=view.split,
+        differences=_differences(card[0]) if card is not None else None,
+        differences_note=heterogeneity.NOTE,
         averages=_averages(view),
         by_client=_by_client(view),
         captions=_captions(view),
@@ -182,6 +189,12 @@ def _tiles(view: RunView) -> list[dict[str, str]]:
     if "coverage90" in averages:
         tiles.append({"value": _percent(averages["coverage90"]), "text": "of readings inside the 90 % band"})
     return tiles
+
+
+def _differences(card: Card) -> Grid:
+    """How the clients differ, a number each."""
+    found = [(text, value) for _, text, value in heterogeneity.rows(card) if math.isfinite(value)]
+    return Grid([Head("measure"), Head("value")], [[Cell(text), Cell(number(value), value)] for text, value in found])
 
 
 def _captions(view: RunView) -> dict[str, str]:

@@ -153,6 +153,7 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 <nav aria-label="Sections">{% if promise %}<a href="#promise">What is promised</a>{% endif %}
 {%- if by_client.rows %} <a href="#clients">Error per client</a>{% endif %}
 {%- if personal.rows %} <a href="#personal">Personal models</a>{% endif %}
+{%- if differences %} <a href="#differences">How clients differ</a>{% endif %}
 {%- if 'rounds' in pictures %} <a href="#rounds">Over rounds</a>{% endif %}
 {%- if diagnostics %} <a href="#diagnostics">Gradients</a>{% endif %}
 {%- if has_epsilon %} <a href="#epsilon">Epsilon</a>{% endif %}
@@ -201,6 +202,13 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 {% endfor %}
 <div class="pair"><div>{{ picture('personal', '') }}</div>
 <div>{{ table(personal, 'sortable client') }}</div></div>
+{% endif %}
+
+{% if differences %}
+<h2 id="differences">How the clients differ</h2>
+<p class="sub">{{ differences_note }} All of it: <a href="heterogeneity.json">heterogeneity.json</a>.</p>
+<div class="pair"><div>{{ picture('heterogeneity', '') }}</div>
+<div>{{ table(differences, 'plain wide') }}</div></div>
 {% endif %}
 
 {% if 'rounds' in pictures %}
