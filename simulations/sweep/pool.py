@@ -79,36 +79,39 @@ class ProcessPool:
     Args:
         jobs: how many.
         log: where their standard error goes.
+
+    Attributes:
+        workers: the processes at work.
     """
 
     def __init__(self, jobs: int, log: Path) -> None:
         self.jobs = jobs
         self._log: IO[bytes] = log.open("ab")
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
+        self.workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.process.stdin is not None:
                 worker.process.stdin.close()
-        end([worker.process.pid for worker in self._workers], wait=2.0)
-        for worker in self._workers:
+        end([worker.process.pid for worker in self.workers], wait=2.0)
+        for worker in self.workers:
             worker.process.wait()
             if worker.process.stdout is not None:
                 worker.process.stdout.close()
-        self._workers = []
+        self.workers = []
         self._selector.close()
         self._log.close()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Step | Outcome]:
         """Every task's outcome, in the order in which they end, with steps on the way."""
         waiting, left, tries = deque(tasks), len(tasks), dict.fromkeys((task.run for task in tasks), 0)
-        while len(self._workers) < min(self.jobs, len(tasks)):
+        while len(self.workers) < min(self.jobs, len(tasks)):
             self._start()
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.ready and worker.task is None and waiting:
                 self._give(worker, waiting, tries)
         while left:
@@ -151,13 +154,13 @@ class ProcessPool:
             env=env,
         )
         worker = _Worker(process)
-        self._workers.append(worker)
+        self.workers.append(worker)
         self._selector.register(worker.pipe, selectors.EVENT_READ, worker)
 
     def _died(self, worker: _Worker, waiting: deque[Task], tries: dict[str, int]) -> Outcome | None:
         """Replaces a worker; the outcome of its run if that has been tried often enough."""
         self._selector.unregister(worker.pipe)
-        self._workers.remove(worker)
+        self.workers.remove(worker)
         code, task = worker.process.wait(), worker.task
         if task is None and not worker.ready:
             raise CheckFailed(
