@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.node import BadScenario, Node, NotConfigured, identify
@@ -29,6 +29,8 @@ from fedpriv.messages import (
     EvaluateRequest,
     Hello,
     Refusal,
+    StatisticsReply,
+    StatisticsRequest,
     TrainReply,
     TrainRequest,
     WireError,
@@ -71,6 +73,12 @@ def hello(message: Message, context: Context) -> Message:
 def count(message: Message, context: Context) -> Message:
     """A noisy count of readings: `CountRequest` -> `CountReply`; refused unless the scenario pays for it."""
     return _guarded(message, context, _count)
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """What windows add up to, noised: `StatisticsRequest` -> `StatisticsReply`; refused unless paid for."""
+    return _guarded(message, context, _statistics)
 
 
 @app.query("budget")
@@ -117,14 +125,15 @@ def _train(message: Message, node: Node) -> Message:
     request = TrainRequest.from_record(message.content)
     _check_agreed(request.source, request.scenario, node)
     federation = node.scenario.federation
-    if request.steps != federation.local_steps or request.round > federation.rounds:
+    if request.steps != federation.local_steps or request.round > node.scenario.rounds:
         raise WireError(
             f"asked for {request.steps} steps in round {request.round}, agreed are {federation.local_steps} steps "
-            f"in each of {federation.rounds} rounds"
+            f"in each of {node.scenario.rounds} rounds"
         )
     worker = LocalWorker.for_scenario(node.local)
     parameters = decode_model(request.model, num_parameters=worker.num_parameters)
     start = Trained(parameters, _rule_state(request, worker))
+    _reference(request.reference, worker)
     if request.steps == 0:
         return _reply(message, request, start, 0, "")
     contract = worker.contract(request.run_id)
@@ -184,6 +193,7 @@ def _trained(worker: LocalWorker, node: Node, request: TrainRequest, start: Trai
         steps=request.steps,
         mode=node.mode,
         rule_state=start.rule_state,
+        reference=_reference(request.reference, worker),
     )
     pairs = [(trained.parameters, start.parameters), (trained.rule_state, start.rule_state)]
     for after, before in pairs:
@@ -202,6 +212,21 @@ def _rule_state(request: TrainRequest, worker: LocalWorker) -> np.ndarray | None
     if (request.rule is None) != (size == 0):
         raise WireError(f"the rules of this scenario keep {size} numbers, but the request says otherwise")
     return None if request.rule is None else decode_model(request.rule, num_parameters=size)
+
+
+def _reference(record: ArrayRecord | None, worker: LocalWorker) -> np.ndarray | None:
+    """The fitted one-round model that came with a request; checked, and in place in the worker's model."""
+    size = worker.one_round.state_size if worker.one_round is not None else 0
+    if (record is None) != (size == 0):
+        raise WireError("a request carries a one-round model if and only if the scenario fits one")
+    if record is None:
+        return None
+    state = decode_model(record, num_parameters=size)
+    try:
+        worker.set_reference(state)
+    except InputError as error:
+        raise WireError(f"the one-round model is none: {error}") from None
+    return state
 
 
 def _reply(message: Message, request: TrainRequest, trained: Trained, seq: int, head: str) -> Message:
@@ -223,10 +248,11 @@ def _evaluate(message: Message, node: Node) -> Message:
     worker = LocalWorker.for_scenario(node.local)
     part = "test" if request.part == "test" else "validation"
     sums: dict[str, float] = {}
+    reference = _reference(request.reference, worker)
     if node.mode == "simulation":
         # A copy: torch does not take the read-only view of the message.
         parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
-        sums = worker.evaluate(node.client, parameters, part=part, samples=request.samples)
+        sums = worker.evaluate(node.client, parameters, part=part, samples=request.samples, reference=reference)
     released = _released_metrics(node, request, worker, part)
     sums |= _personal(node, request, worker)
     charged = bool(released) or _pays_for_personal(request, worker)
@@ -288,9 +314,12 @@ def _released_metrics(
         return {}
     number = 2 * request.round + (part == "test")
     parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
+    reference = _reference(request.reference, worker)
 
     def make() -> bytes:
-        found = worker.release_metrics(node.client, parameters, part=part, number=number, mode=node.mode)
+        found = worker.release_metrics(
+            node.client, parameters, part=part, number=number, mode=node.mode, reference=reference
+        )
         return json.dumps(found).encode()
 
     fresh = request.round == 0 and request.ledger_seq == 0
@@ -317,6 +346,33 @@ def _count(message: Message, node: Node) -> Message:
     return Message(reply.to_record(), reply_to=message)
 
 
+def _statistics(message: Message, node: Node) -> Message:
+    request = StatisticsRequest.from_record(message.content)
+    _check_agreed(request.source, request.scenario, node)
+    worker = LocalWorker.for_scenario(node.local)
+    if worker.one_round is None:
+        raise WireError("the scenario fits no one-round model")
+
+    def make() -> bytes:
+        return np.ascontiguousarray(worker.release_statistics(node.client, mode=node.mode), dtype="<f4").tobytes()
+
+    seq, head = 0, ""
+    if node.scenario.privacy.enabled:
+        ledger = _ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
+        ledger.check_descends((request.ledger_seq, request.ledger_head))
+        made = _side_release(node, ledger, worker, request.run_id, "statistics", 0, request.digest(), make)
+        seq, head = ledger.head()
+    elif node.mode == "deployment":
+        raise NotConfigured("a deployed client releases statistics with privacy only")
+    else:
+        made = make()
+    found = np.frombuffer(made, dtype="<f4")
+    if found.size != worker.one_round.statistics:
+        raise WireError("the stored statistics are damaged; they were not sent", Refusal.LEDGER_CONFLICT)
+    reply = StatisticsReply(run_id=request.run_id, ledger_seq=seq, ledger_head=head, statistics=found)
+    return Message(reply.to_record(), reply_to=message)
+
+
 def _side_release(
     node: Node,
     ledger: Ledger,
@@ -330,9 +386,8 @@ def _side_release(
     steps: int = 1,
 ) -> bytes:
     """The stored bytes of a side release, or new ones: enrolled, reserved, and only then made from private rows."""
-    contract = worker.contract(run_id)
-    assert contract is not None, "side releases are planned for private runs only"
-    _ledgers.enrol(node, ledger, contract, *worker.side_contracts(run_id))
+    contract = worker.contract(run_id)  # none where the statistics are all of the run
+    _ledgers.enrol(node, ledger, *([] if contract is None else [contract]), *worker.side_contracts(run_id))
     reservation = ledger.reserve(run_id=side_run(run_id, kind), round=number, steps=steps, request_digest=digest)
     if reservation.stored is not None:
         return reservation.stored

@@ -169,7 +169,7 @@ def _deployed(path: Path, run_config: tuple[tuple[str, Any], ...]) -> Node:
     scenario, digest = _scenario(run_config)
     content = operator_file(path)
     local = local_view(scenario, content)
-    if scenario.model.warm_start:
+    if scenario.model.warm_start_file:
         raise BadScenario("model.warm_start names a file, and a server names no files at this node; nothing was read.")
     if not scenario.privacy.enabled:
         raise NotConfigured("a deployed client trains with privacy only; nothing was read.")

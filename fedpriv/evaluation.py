@@ -8,7 +8,7 @@ errors (the client's training standard deviation) is used for reporting only and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -24,10 +24,12 @@ from fedpriv.data.windows import cut, day_steps, even_starts
 from fedpriv.diffusion.sampling import point_forecast, sample
 from fedpriv.distances import DISTANCES, Distances, measure
 from fedpriv.examples import Examples
+from fedpriv.metrics import LEVELS as PINBALL_LEVELS
 from fedpriv.metrics import METRICS, Score, score
-from fedpriv.models.baselines import BASELINES, make_baseline
+from fedpriv.models.baselines import BASELINES, Band, make_baseline
 from fedpriv.models.climatology import Climatology, fit_climatology
 from fedpriv.models.denoiser import Denoiser
+from fedpriv.models.gaussian import crps_normal
 from fedpriv.seeding import stream, torch_generator
 
 Part = Literal["validation", "test"]
@@ -94,10 +96,16 @@ class _Tally:
         self._names = set(scenario.evaluation.metrics) & set(DISTANCES)
         self._score, self._distances = Score(), Distances()
 
-    def add(self, some: Examples, point: Tensor, drawn: Tensor | None) -> None:
-        """Windows with their point forecast [B, L, C] and samples [S, B, L, C], physical units."""
+    def add(self, some: Examples, point: Tensor, drawn: Tensor | None, normal: Band | None = None) -> None:
+        """Windows with their point forecast [B, L, C] and samples [S, B, L, C], physical units.
+
+        `normal`: the law that the samples were drawn from, where it is one; what has a closed form is scored by it.
+        """
         truth = some.values * some.scale + some.loc
-        self._score = self._score.merge(score(truth, point, drawn, some.target, self._scale))
+        scored = score(truth, point, drawn, some.target, self._scale)
+        if normal is not None and drawn is not None:
+            scored = replace(scored, **normal_sums(truth, normal, some.target, self._scale))
+        self._score = self._score.merge(scored)
         if drawn is not None and self._names:
             found = measure(
                 truth,
@@ -133,10 +141,15 @@ def evaluate(
     examples, start = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
     generator = torch_generator(stream(0, "samples", data.name, part))
     period = scenario.task.period or day_steps(data.step)
-    tallies = {name: _Tally(data, scenario) for name in (MODEL, *BASELINES, CLIMATOLOGY)}
+    reference = () if model.reference is None else (model.reference.kind,)
+    tallies = {name: _Tally(data, scenario) for name in (MODEL, *reference, *BASELINES, CLIMATOLOGY)}
     for rows in _batches(examples):
         some = examples.rows(rows)
         tallies[MODEL].add(some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator))
+        if model.reference is not None:
+            band = model.reference.forecast(some)
+            drawn = band.sample(samples, torch_generator(stream(0, "reference", data.name, part))) if samples else None
+            tallies[model.reference.kind].add(some, band.point, drawn, band)
         for name in BASELINES:
             band = make_baseline(name, some, period=period)
             tallies[name].add(some, band.point, band.sample(samples, generator) if samples else None)
@@ -231,6 +244,31 @@ def metrics_of(sums: Mapping[str, float], names: Iterable[str]) -> dict[str, dic
         own = {key.partition("/")[2]: value for key, value in sums.items() if key.startswith(f"{model}/")}
         out[model] = one.finalize(plain) | Distances.from_dict(own).finalize(distant)
     return out
+
+
+def normal_sums(truth: Tensor, band: Band, target: Tensor, unit_scale: Tensor) -> dict[str, float]:
+    """The sums of a `Score` that a normal forecast has in closed form, in place of those from samples.
+
+    Args:
+        truth: [B, L, C] physical units; read at targets only.
+        band: the forecast.
+        target: [B, L, C] bool.
+        unit_scale: [C]: the client's training standard deviation.
+    """
+    unit = unit_scale.double().expand(truth.shape)[target]  # [n]
+    y, centre, spread = (x[target].double() for x in (truth, band.point, band.stddev))
+    level = torch.tensor(PINBALL_LEVELS, dtype=torch.float64)[:, None]
+    under = y - (centre + spread * torch.special.ndtri(level))  # [levels, n]
+    loss = torch.maximum(level * under, (level - 1.0) * under).mean(dim=0)
+    error = (y - centre).abs()
+    sums = {
+        "crps": (crps_normal(centre, spread, y) / unit).sum(),
+        "covered50": (error <= 0.6744897501960817 * spread).sum(),  # normal quantiles at 0.75 and 0.95
+        "covered90": (error <= 1.6448536269514722 * spread).sum(),
+        "pinball": (loss / unit).sum(),
+        "raw_pinball": loss.sum(),
+    }
+    return {name: float(value) for name, value in sums.items()}
 
 
 def scores(sums: Mapping[str, float]) -> dict[str, Score]:

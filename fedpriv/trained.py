@@ -27,7 +27,8 @@ from fedpriv.errors import InputError
 from fedpriv.examples import Examples
 from fedpriv.metrics import quantile
 from fedpriv.models.denoiser import Denoiser, build_denoiser
-from fedpriv.models.parameters import load_weights
+from fedpriv.models.parameters import load_reference, load_weights
+from fedpriv.models.reference import make_one_round
 
 Use = Literal["forecast", "impute"]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -89,6 +90,12 @@ class Trained:
             period=season_steps(scenario.task.period, facts["step"]),
         )
         load_weights(model, weights)
+        if kind := scenario.model.statistics:
+            state = load_reference(weights, kind)
+            if state is None:
+                raise InputError(f"{weights} lacks the {kind} that the model starts from. Nothing was computed.")
+            period = season_steps(scenario.task.period, facts["step"])
+            model.reference = make_one_round(scenario, kind, period=period).restore(state)
         return cls.of(model, scenario, **facts)
 
     @classmethod

@@ -7,8 +7,9 @@ client and round give the same result in every process.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, Literal, ParamSpec, TypeVar
@@ -28,7 +29,14 @@ from fedpriv.errors import InputError
 from fedpriv.examples import Draws, Examples
 from fedpriv.mechanisms import make_mechanism
 from fedpriv.models.denoiser import Denoiser, build_denoiser
-from fedpriv.models.parameters import is_conditioning, load_trainable, merged_parameters, trainable_vector
+from fedpriv.models.parameters import (
+    REFERENCE,
+    is_conditioning,
+    load_trainable,
+    merged_parameters,
+    trainable_vector,
+)
+from fedpriv.models.reference import OneRound, make_one_round
 from fedpriv.personal import PERSONAL, personal_parts, personal_scenario
 from fedpriv.privacy.accounting import calibrate, epsilon_of, filter_epsilon
 from fedpriv.privacy.clippers import FlatClipper
@@ -46,7 +54,16 @@ from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract, filter_le
 from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import Relation
 from fedpriv.products import matrix_products
-from fedpriv.releases import make_count, make_metrics, side_contracts, side_parts, whole_event
+from fedpriv.releases import (
+    make_count,
+    make_metrics,
+    make_statistics,
+    side_contracts,
+    side_parts,
+    statistics_mechanism,
+    statistics_objection,
+    whole_event,
+)
 from fedpriv.schedule import make_schedule
 from fedpriv.seeding import PrivacyRng, SystemRandom, keyed_stream, stream, torch_generator
 
@@ -90,6 +107,7 @@ def resolve(scenario: Scenario) -> Scenario:
     A noise multiplier that the scenario states is left as it is; whether the budget allows it is decided by each
     client's ledger.
     """
+    scenario = settle_one_round(scenario)
     privacy = scenario.privacy
     rules = make_rules(privacy, steps_total=scenario.steps_total)  # its errors come first
     rules.engine_name(privacy.engine)
@@ -118,13 +136,73 @@ def resolve(scenario: Scenario) -> Scenario:
     return scenario
 
 
+def settle_one_round(scenario: Scenario) -> Scenario:
+    """The scenario with `model.warm_start=auto` decided, and the noise of the statistics filled in.
+
+    They may cost `privacy.warm_start_share` of epsilon by themselves; where they are all of the run, what other side
+    releases leave of it.
+
+    Raises:
+        InputError: statistics that cannot be released or fitted, with the reason; nothing was started.
+    """
+    model, privacy = scenario.model, scenario.privacy
+    if model.kind != "diffusion":
+        if privacy.release_count is not None:
+            raise InputError(
+                f"privacy.release_count weighs the updates of training rounds, and model.kind={model.kind} has none; "
+                "nothing was started."
+            )
+        if scenario.personal.kind != "none":
+            raise InputError(
+                f"personal.kind={scenario.personal.kind} fine-tunes the diffusion model, and model.kind={model.kind} has "
+                "none; nothing was started."
+            )
+        scenario = scenario.override({"model.warm_start": ""})
+    elif model.warm_start == "auto":
+        scenario = scenario.override({"model.warm_start": _automatic(scenario)})
+    kind = scenario.model.statistics
+    if not kind:
+        return scenario
+    if reason := statistics_objection(scenario):
+        key = "model.kind=diffusion with model.warm_start=" if model.kind != "diffusion" else "model.warm_start="
+        raise InputError(f"no {kind} can be fitted: {reason}. Use {key} (empty); nothing was started.")
+    make_one_round(scenario, kind, period=scenario.task.period or day_steps(roster(scenario).step))
+    if not privacy.enabled or privacy.warm_start_noise is not None:
+        return scenario
+    alone = scenario.model.kind != "diffusion"
+    beside = [dp_event.SelfComposedDpEvent(event, times) for event, times in side_parts(scenario)] if alone else []
+    sigma = calibrate(
+        lambda value: dp_event.ComposedDpEvent([dp_event.GaussianDpEvent(value), *beside]),
+        count=1,
+        epsilon=privacy.epsilon * (1.0 if alone else privacy.warm_start_share),
+        delta=privacy.delta,
+        relation=Relation.parse(privacy.relation),
+    )
+    return scenario.override({"privacy.warm_start_noise": sigma})
+
+
+def _automatic(scenario: Scenario) -> str:
+    """`ridge` where it can answer the task and its statistics can be paid for; else empty."""
+    privacy = scenario.privacy
+    stated = privacy.enabled and privacy.noise_multiplier is not None  # then nothing is calibrated around a release
+    if scenario.task.kind != "forecast" or stated or not scenario.steps_total or statistics_objection(scenario):
+        return ""
+    try:
+        make_one_round(scenario, "ridge", period=scenario.task.period or day_steps(roster(scenario).step))
+    except InputError:
+        return ""  # a context of less than three days, for example
+    return "ridge"
+
+
 def suggested_learning_rate(scenario: Scenario) -> float:
     """A learning rate from public numbers alone, in units of the bound.
 
     The noise of a round's mean update has norm n = sigma sqrt(P) / (B sqrt(K)) in units of the bound (P parameters, B
-    expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. For Adam, whose
-    steps do not scale with the gradient, a hundredth of it. Without privacy the batch gradient, not each row's, is
-    clipped: 0.5 for the skip, 0.12 where a transformer learns. Found on EIA-930 at two noise levels; docs/results.md.
+    expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. A quarter of that where the
+    model starts from released statistics: there is little left to learn, and noise must not undo what there is. For
+    Adam, whose steps do not scale with the gradient, a hundredth of it. Without privacy the batch gradient, not each
+    row's, is clipped: 0.5 for the skip, 0.12 where a transformer learns. Found on EIA-930 at two noise levels;
+    docs/results.md.
     """
     adam = 0.01 if scenario.optimizer.name in ("adam", "adamw", "lamb") else 1.0
     if not scenario.privacy.enabled:
@@ -139,7 +217,8 @@ def suggested_learning_rate(scenario: Scenario) -> float:
     sigma = privacy.noise_multiplier or 0.0
     parameters = LocalWorker(scenario.override({"optimizer.learning_rate": 1.0})).num_parameters
     noise = sigma * np.sqrt(parameters) / (np.mean(batches) * np.sqrt(clients))
-    rate = min(0.12, 0.08 / noise) if noise > 0 else 0.12
+    most = 0.03 if scenario.model.statistics else 0.12
+    rate = min(most, most / 1.5 / noise) if noise > 0 else most
     return float(f"{adam * rate:.3g}")
 
 
@@ -188,6 +267,9 @@ class LocalWorker:
             period=day_steps(roster(scenario).step),
         ).to(self.device)
         self._initial = trainable_vector(self.model).numpy().copy()
+        period = scenario.task.period or day_steps(roster(scenario).step)
+        kind = scenario.model.statistics
+        self.one_round: OneRound | None = make_one_round(scenario, kind, period=period) if kind else None
         self._loss = make_loss(scenario.diffusion)
         self._schedule = make_schedule(scenario.diffusion)
         privacy = scenario.privacy
@@ -241,6 +323,44 @@ class LocalWorker:
         """[P] start values, equal in every process of the same seed."""
         return self._initial.copy()
 
+    # ---- the one-round model ------------------------------------------------------------------
+
+    def release_statistics(self, client: str, *, mode: Mode) -> Vector:
+        """[n] float32: the noised sum over a client's windows; paid for before. Reads private rows."""
+        assert self.one_round is not None
+        data = load_client(self.scenario, client)
+        streams = _Streams(mode, self.scenario.run.seed, client, 0)
+        noise, masks = streams("statistics"), streams("statistics-masks")
+        return make_statistics(self.one_round, data, self.scenario, rng=noise, masks=masks).numpy()
+
+    def fit_reference(self, released: Sequence[Vector]) -> Vector:
+        """[n] float32 state of the one-round model, from what the clients released, in a fixed order.
+
+        Raises:
+            InputError: vectors that do not fit, or a fit that is none.
+        """
+        assert self.one_round is not None
+        total = self.one_round.baseline.aggregate([torch.from_numpy(v.copy()).double() for v in released])
+        stddev = statistics_mechanism(self.scenario).stddev * math.sqrt(len(released))
+        return self.one_round.fit(total, stddev=stddev).numpy()
+
+    def set_reference(self, state: Vector | None) -> None:
+        """Makes the model one of the residual to this fitted one-round model; None where the scenario has none.
+
+        Raises:
+            InputError: a state that is missing, not wanted, or of no model.
+        """
+        if (state is None) != (self.one_round is None):
+            raise InputError(
+                f"the scenario {'fits no' if self.one_round is None else 'needs a'} one-round model, and "
+                f"{'none' if state is None else 'one'} came; nothing was computed."
+            )
+        if state is None or self.one_round is None:
+            return
+        current = self.model.reference
+        if current is None or not np.array_equal(current.state.numpy(), state):
+            self.model.reference = self.one_round.restore(torch.from_numpy(state.copy()))
+
     def initial_rule_state(self) -> Vector | None:
         """What the privacy rules remember before the first step: public. None when they keep nothing."""
         state = self._recipe.initial_state(self.num_parameters) if self._recipe else None
@@ -279,7 +399,7 @@ class LocalWorker:
 
     def planned_epsilon(self) -> float:
         """What the whole run costs by its own settings, side releases included; 0 without privacy. Public."""
-        if self._recipe is None or self.scenario.steps_total == 0:
+        if self._recipe is None or not (self.scenario.steps_total or self.scenario.model.statistics):
             return 0.0
         privacy, whole = self.scenario.privacy, [(whole_event(self.scenario, self._recipe.event()), 1)]
         if privacy.accountant == "rdp":
@@ -321,6 +441,7 @@ class LocalWorker:
         steps: int,
         mode: Mode,
         rule_state: Vector | None = None,
+        reference: Vector | None = None,
     ) -> Trained:
         """`steps` private steps on the client's training part, from `parameters` [P].
 
@@ -333,10 +454,12 @@ class LocalWorker:
             steps: to take.
             mode: simulation (seeded streams) or deployment.
             rule_state: what the privacy rules remember, as the server has it; None when they keep nothing.
+            reference: the fitted one-round model, where the scenario has one.
 
         Raises:
-            InputError: a rule state that is not of these rules.
+            InputError: a rule state that is not of these rules, or a reference that is not the scenario's.
         """
+        self.set_reference(reference)
         data = load_client(self.scenario, client)
         streams = _Streams(mode, self.scenario.run.seed, client, round, fast=self.scenario.privacy.native)
         generator = torch_generator(streams("diffusion"))
@@ -414,13 +537,18 @@ class LocalWorker:
         own = self._personal_worker(parameters)
         start = trainable_vector(own.model).numpy()
         rounds, steps = own.scenario.federation.rounds, own.scenario.federation.local_steps
-        return own.train(client, start, round=rounds, steps=steps, mode=mode).parameters
+        found = own.model.reference
+        reference = None if found is None else found.state.numpy()
+        return own.train(client, start, round=rounds, steps=steps, mode=mode, reference=reference).parameters
 
     def personal_weights(self, parameters: Vector, personal: Vector) -> dict[str, Vector]:
         """All parameters of a personal model by name: the file alone makes a forecast."""
         own = self._personal_worker(parameters)
         load_trainable(own.model, torch.from_numpy(personal.copy()))
-        return {name: value.cpu().numpy().copy() for name, value in merged_parameters(own.model).items()}
+        named = {name: value.cpu().numpy().copy() for name, value in merged_parameters(own.model).items()}
+        if (found := own.model.reference) is not None:
+            named[REFERENCE + found.kind] = found.state.numpy().copy()
+        return named
 
     @_products
     def evaluate_personal(
@@ -440,18 +568,26 @@ class LocalWorker:
         own = LocalWorker.for_scenario(personal_scenario(self.scenario))
         load_trainable(self.model, torch.from_numpy(parameters.copy()))
         own.model.load_state_dict(self.model.state_dict())
+        own.model.reference = self.model.reference
         inside = self.scenario.personal.parameters in ("all", "transformer", "modulation", "bias")
         own.model.run_transformer = self.model.run_transformer or (inside and own.model.transformer is not None)
         return own
 
     @_products
     def evaluate(
-        self, client: str, parameters: Vector, *, part: Literal["validation", "test"], samples: int
+        self,
+        client: str,
+        parameters: Vector,
+        *,
+        part: Literal["validation", "test"],
+        samples: int,
+        reference: Vector | None = None,
     ) -> dict[str, float]:
         """Mergeable sums of the scores on held-out windows, keys `model/...`. Reads private rows; simulation only.
 
         Of a trusted curator: of each owner by itself, see `evaluation.by_owner`.
         """
+        self.set_reference(reference)
         data = load_client(self.scenario, client)
         load_trainable(self.model, torch.from_numpy(parameters))
 
@@ -469,17 +605,28 @@ class LocalWorker:
 
     @_products
     def release_metrics(
-        self, client: str, parameters: Vector, *, part: Literal["validation", "test"], number: int, mode: Mode
+        self,
+        client: str,
+        parameters: Vector,
+        *,
+        part: Literal["validation", "test"],
+        number: int,
+        mode: Mode,
+        reference: Vector | None = None,
     ) -> dict[str, float]:
         """Noisy held-out scores; release `number` of the run, paid for before. Reads private rows."""
+        self.set_reference(reference)
         data = load_client(self.scenario, client)
         load_trainable(self.model, torch.from_numpy(parameters))
         rng = _Streams(mode, self.scenario.run.seed, client, number)("metrics")
         return make_metrics(self.model, data, self.scenario, part=part, device=self.device, rng=rng)
 
     @_products
-    def forecasts(self, client: str, parameters: Vector, *, count: int, samples: int) -> evaluation.Forecasts:
+    def forecasts(
+        self, client: str, parameters: Vector, *, count: int, samples: int, reference: Vector | None = None
+    ) -> evaluation.Forecasts:
         """A few test windows with truth, point forecast and quantiles, for pictures. Simulation only."""
+        self.set_reference(reference)
         data = load_client(self.scenario, client)
         load_trainable(self.model, torch.from_numpy(parameters))
         return evaluation.forecasts(self.model, data, self.scenario, count=count, samples=samples, device=self.device)
@@ -491,6 +638,8 @@ class LocalWorker:
         target = task_masks(self.scenario.task, windows.observed, rng)
         period = self.scenario.task.period or day_steps(data.step)
         made = make_examples(windows, target, period=period, scaling=self.scenario.data)
+        if self.model.reference is not None:
+            made, _ = self.model.reference.prepare(made, self.scenario.diffusion.data_scale)
         return drop_context(made, self.scenario.diffusion.condition_dropout, rng).to(self.device)
 
     def _plain_gradient(self, examples: Examples, draws: Draws) -> torch.Tensor:
@@ -523,7 +672,7 @@ class LocalWorker:
             raise InputError("optimizer.learning_rate is not set; resolve the scenario first. Nothing was trained.")
         if config.decay == "none":
             return config
-        left = 1.0 - (round - 1) / self.scenario.federation.rounds  # public: a function of the round alone
+        left = 1.0 - (round - 1) / self.scenario.rounds  # public: a function of the round alone
         return config.model_copy(update={"learning_rate": config.learning_rate * left})
 
 

@@ -217,14 +217,14 @@ def prepare(
     scenario = scenario.override(changes)
     require(scenario.run.tracking)
     # Flower and Ray start their processes elsewhere: no path may depend on this directory.
+    start = scenario.model.warm_start
+    if file := scenario.model.warm_start_file:
+        start = start.removesuffix(file) + _absolute(file)
     scenario = scenario.override(
         {
-            key: _absolute(value)
-            for key, value in (
-                ("data.dir", scenario.data.dir),
-                ("data.path", scenario.data.path),
-                ("model.warm_start", scenario.model.warm_start),
-            )
+            "data.dir": _absolute(scenario.data.dir),
+            "data.path": _absolute(scenario.data.path),
+            "model.warm_start": start,
         }
     )
     scenario = resolve(scenario)
@@ -289,7 +289,7 @@ def _simulation() -> Iterator[None]:
 
 def _write_up(scenario: Scenario, folder: RunFolder, *, page: bool) -> None:
     """Label, model card, example forecasts and page, from what the run left behind."""
-    if scenario.privacy.enabled and scenario.steps_total:
+    if scenario.privacy.enabled and (scenario.steps_total or scenario.model.statistics):
         label = _label(scenario, folder)
         folder.write_label(label)
         write_label_page(folder.path / "label.html", label, name=scenario.run.name)
@@ -353,7 +353,8 @@ def _examples(scenario: Scenario, folder: RunFolder) -> ForecastExamples:
     worker = LocalWorker.for_scenario(scenario)
     names = list(roster(scenario).names)[:_PICTURED]
     samples = max(scenario.evaluation.samples, 40)
-    parts = [worker.forecasts(name, found[1]["model"], count=_PICTURES, samples=samples) for name in names]
+    model, reference = found[1]["model"], found[1].get("reference")
+    parts = [worker.forecasts(name, model, count=_PICTURES, samples=samples, reference=reference) for name in names]
     skipped = scenario.task.context if scenario.task.kind == "forecast" else 0
 
     def joined(attribute: str, begin: int, stop: int | None = None) -> NDArray[Any]:

@@ -51,7 +51,7 @@ FOR_GOOD = frozenset(
         Refusal.NOT_CONFIGURED,
     }
 )
-_BY_RIGHT = frozenset({Refusal.BUDGET_EXCEEDED, Refusal.LEDGER_MISSING, Refusal.LEDGER_CONFLICT})
+BY_RIGHT = frozenset({Refusal.BUDGET_EXCEEDED, Refusal.LEDGER_MISSING, Refusal.LEDGER_CONFLICT})
 _MISSES = 3  # rounds in a row without a quorum before the run stops
 
 
@@ -87,6 +87,7 @@ class ServerState:
         trained: rounds that counted.
         rule: what the privacy rules remember, float32; None when they keep nothing.
         average: [P] float64 moving average of the models, post-processing of releases; None without `model.ema`.
+        reference: the fitted one-round model, float32; None where the scenario fits none.
     """
 
     round: int
@@ -98,6 +99,7 @@ class ServerState:
     trained: int = 0
     rule: Flat | None = None
     average: NDArray[np.float64] | None = None
+    reference: Flat | None = None
 
     @property
     def result(self) -> Flat:
@@ -106,8 +108,8 @@ class ServerState:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything that is an array."""
-        kept: dict[str, NDArray[Any]] = {} if self.rule is None else {"rule": self.rule}
-        kept |= {} if self.average is None else {"average": self.average}
+        extra = {"rule": self.rule, "reference": self.reference, "average": self.average}
+        kept: dict[str, NDArray[Any]] = {name: array for name, array in extra.items() if array is not None}
         return {"model": self.model, **{f"optimizer.{name}": array for name, array in self.optimizer.items()}, **kept}
 
     def meta(self) -> dict[str, object]:
@@ -136,6 +138,7 @@ class ServerState:
             trained=int(meta["trained"]),
             rule=np.asarray(arrays["rule"], dtype=np.float32) if "rule" in arrays else None,
             average=np.asarray(arrays["average"], dtype=np.float64) if "average" in arrays else None,
+            reference=np.asarray(arrays["reference"], dtype=np.float32) if "reference" in arrays else None,
         )
 
 
@@ -208,6 +211,7 @@ class FederatedStrategy(Strategy):
         chosen = sample(active, self.settings.clients_per_round, seed=self.settings.seed, round=server_round)
         self._requests = {}
         rule = None if self.state.rule is None else encode_model(self.state.rule)  # once for all
+        reference = None if self.state.reference is None else encode_model(self.state.reference)
         for member in chosen:
             seq, head = self.state.heads.get(member.client, (0, ""))
             request = TrainRequest(
@@ -220,6 +224,7 @@ class FederatedStrategy(Strategy):
                 ledger_head=head,
                 model=arrays,
                 rule=rule,
+                reference=reference,
             )
             self._requests[member.node_id] = (member, request)
         return [self._message(member, request, TRAIN, server_round) for member, request in self._requests.values()]
@@ -269,6 +274,7 @@ class FederatedStrategy(Strategy):
             trained=self.state.trained + counted,
             rule=rule,
             average=average,
+            reference=self.state.reference,
         )
         self.report = RoundReport(
             round=server_round,
@@ -299,6 +305,7 @@ class FederatedStrategy(Strategy):
             source=self.settings.source,
             scenario=self.settings.scenario,
             model=arrays,
+            reference=None if self.state.reference is None else encode_model(self.state.reference),
         )
         for member in self.members:
             seq, head = self.state.heads.get(member.client, (0, ""))
@@ -484,13 +491,13 @@ class FederatedStrategy(Strategy):
             more = "another round" if self.state.trained else "this run"
             raise BudgetExceeded(f"no client's privacy budget allows {more}; {done}, nothing more was released.")
         words = ", ".join(sorted(refusal.word for refusal in why))
-        if why <= _BY_RIGHT:
+        if why <= BY_RIGHT:
             raise LedgerError(f"every client refuses ({words}); {done}, nothing more was released.")
         raise InputError(f"every client refuses ({words}); {done}.")
 
     def _stop_if_misled(self, report: RoundReport) -> None:
         """Ends a run that cannot go well: set up wrongly, or without a quorum for several rounds."""
-        wrong = {c: r for c, r in report.refused.items() if r in FOR_GOOD and r not in _BY_RIGHT}
+        wrong = {c: r for c, r in report.refused.items() if r in FOR_GOOD and r not in BY_RIGHT}
         if wrong and not self.settings.quorum:
             names = ", ".join(f"{client} ({_ADVICE.get(refusal, refusal.word)})" for client, refusal in wrong.items())
             raise InputError(

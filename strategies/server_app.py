@@ -27,15 +27,19 @@ from fedpriv.messages import (
     BUDGET,
     COUNT,
     SIMULATION_VARIABLE,
+    STATISTICS,
     BudgetReply,
     CountRequest,
     Refusal,
+    StatisticsReply,
+    StatisticsRequest,
     WireError,
     query,
     read_budget,
     read_count,
+    read_statistics,
 )
-from fedpriv.models.parameters import load_trainable, merged_parameters
+from fedpriv.models.parameters import REFERENCE, load_trainable, merged_parameters
 from fedpriv.privacy.diagnostics import diagnostics_mark
 from fedpriv.provenance import source_digest
 from fedpriv.releases import evaluated_rounds, planned
@@ -43,7 +47,7 @@ from fedpriv.reports.diagnostics import Diagnosed, write_diagnostics
 from fedpriv.reports.folder import RunFolder
 from fedpriv.training import LocalWorker
 from strategies.aggregation import ServerOptimizer, make_optimizer, public_weights
-from strategies.base import FederatedStrategy, RoundReport, Scores, ServerState, Settings
+from strategies.base import BY_RIGHT, FederatedStrategy, RoundReport, Scores, ServerState, Settings
 from strategies.lobby import AttentiveGrid, Lobby
 from strategies.roster import Member, gather
 
@@ -149,7 +153,7 @@ class _Federation:
         self.folder = folder
         self.tell = listener
         self.simulated = mode == "simulation"
-        self.rounds = scenario.federation.rounds
+        self.rounds = scenario.rounds
         self.worker = LocalWorker.for_scenario(scenario)  # for the start values; it reads no data here
         self.strategy: FederatedStrategy | None = None
         self.epsilon: float | None = None
@@ -178,6 +182,8 @@ class _Federation:
         state = self._restore()
         state.heads |= {client: head for client, head in self._counted.items() if client not in state.heads}
         strategy.state = state
+        if self.worker.one_round is not None and state.reference is None:
+            self._fit_one_round(members, state)
         strategy.summary()
         self.tell(Progress("waiting", state.round, self.rounds, len(members)))
         if self._due(state.round) and not self._scored(state.round):
@@ -198,7 +204,8 @@ class _Federation:
 
     def _why_refused(self) -> str:
         """Which epsilon passes which budget, from public numbers and what the clients say of their accounts."""
-        contract = self.worker.contract(self._run_id())
+        contracts = [self.worker.contract(self._run_id()), *self.worker.side_contracts(self._run_id())]
+        contract = next((each for each in contracts if each is not None), None)
         budgets = self.budgets()
         if contract is None or not budgets:
             return ""
@@ -206,7 +213,7 @@ class _Federation:
         tightest = min(budgets, key=lambda b: b.budget - b.committed)
         return (
             f" The run costs epsilon {asked:.4g} at delta={contract.delta:g} for one {contract.unit} "
-            f"({contract.relation}) and may cost {contract.epsilon:g}; {tightest.client} has committed "
+            f"({contract.relation}) and may cost {self.scenario.privacy.epsilon:g}; {tightest.client} has committed "
             f"{tightest.committed:.4g} of its {tightest.budget:g}."
         )
 
@@ -258,7 +265,7 @@ class _Federation:
             run_id=self._run_id(),
             source=source_digest(),
             scenario=self.scenario.digest(),
-            rounds=federation.rounds,
+            rounds=self.rounds,
             steps=federation.local_steps,
             seed=self.scenario.run.seed,
             clients_per_round=federation.clients_per_round,
@@ -305,6 +312,62 @@ class _Federation:
             raise InputError(f"{len(members) - len(found)} clients gave no count ({words}); no round was started.")
         self.folder.update_status(counts=found)
         return found
+
+    def _fit_one_round(self, members: list[Member], state: ServerState) -> None:
+        """Asks every client for its statistics, fits the one-round model, and keeps it before anything else happens.
+
+        Raises:
+            BudgetExceeded: no client can pay.
+            InputError: too few clients answer; no round was started.
+        """
+        assert self.worker.one_round is not None
+        deadline, size = self.scenario.federation.deadline, self.worker.one_round.statistics
+        requests: dict[int, tuple[Member, StatisticsRequest]] = {}
+        for member in members:
+            seq, head = state.heads.get(member.client, (0, ""))
+            request = StatisticsRequest(
+                run_id=self._run_id(),
+                source=source_digest(),
+                scenario=self.scenario.digest(),
+                ledger_seq=seq,
+                ledger_head=head,
+            )
+            requests[member.node_id] = (member, request)
+        found: dict[str, StatisticsReply] = {}
+        refused: dict[str, Refusal] = {}
+        left = list(requests)
+        for _ in range(2):  # once more where a process died: the same question costs a client nothing
+            asked = [Message(requests[n][1].to_record(), n, STATISTICS, ttl=max(deadline, 1.0)) for n in left]
+            for reply in self.grid.send_and_receive(asked, timeout=deadline):
+                member, request = requests[reply.metadata.src_node_id]
+                try:
+                    found[member.client] = read_statistics(reply, request, size=size)
+                    refused.pop(member.client, None)
+                except WireError as error:
+                    refused[member.client] = error.refusal
+            left = [n for n, (member, _) in requests.items() if refused.get(member.client) is Refusal.NODE_LOST]
+            if not left:
+                break
+        if not found and set(refused.values()) == {Refusal.BUDGET_EXCEEDED}:
+            raise BudgetExceeded(
+                f"no client's privacy budget allows this run; nothing was released.{self._why_refused()}"
+            )
+        if not found and refused and set(refused.values()) <= BY_RIGHT:
+            words = ", ".join(sorted({refusal.word for refusal in refused.values()}))
+            raise LedgerError(f"every client refuses ({words}); nothing was released.")
+        # Whoever refuses by right is a normal answer, as in a round of training: the model is fitted from the others.
+        needed = self.scenario.federation.quorum or len(members) - len([r for r in refused.values() if r in BY_RIGHT])
+        if len(found) < max(needed, 1):
+            words = ", ".join(f"{client}: {refusal.word}" for client, refusal in sorted(refused.items())) or "silence"
+            raise InputError(
+                f"{len(members) - len(found)} of {len(members)} clients gave no statistics ({words}); no round was "
+                "started. Set federation.quorum to go on without them."
+            )
+        answered = [found[member.client] for member in sorted(members) if member.client in found]  # fixed order of sums
+        state.reference = self.worker.fit_reference([reply.statistics for reply in answered])
+        state.heads |= {client: (reply.ledger_seq, reply.ledger_head) for client, reply in found.items()}
+        state.heads = {client: head for client, head in state.heads.items() if head[0]}
+        self._save(state)
 
     def _run_id(self) -> str:
         """Names the run in every ledger; kept in the folder, so that a resume is the same run."""
@@ -455,7 +518,12 @@ class _Federation:
         import torch
 
         load_trainable(self.worker.model, torch.from_numpy(model.copy()).to(self.worker.device))
-        return {name: value.cpu().numpy() for name, value in merged_parameters(self.worker.model).items()}
+        named = {name: value.cpu().numpy() for name, value in merged_parameters(self.worker.model).items()}
+        assert self.strategy is not None
+        reference, one_round = self.strategy.state.reference, self.worker.one_round
+        if reference is not None and one_round is not None:
+            named[REFERENCE + one_round.kind] = reference
+        return named
 
     def close(
         self, status: Literal["done", "interrupted", "refused", "failed"], reason: str = "", error: str = ""

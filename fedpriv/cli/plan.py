@@ -46,11 +46,19 @@ def plan(
     from fedpriv.config import parse_assignments
     from fedpriv.errors import InputError
     from fedpriv.privacy.plan import plan as make_plan
+    from fedpriv.training import settle_one_round
     from simulations.scenarios import load
 
     chosen = load(scenario).override(parse_assignments(changes or []))
     if not chosen.privacy.enabled:
         raise InputError("privacy.enabled=false: without privacy there is nothing to plan. Nothing was started.")
+    chosen = settle_one_round(chosen)
+    if (kind := chosen.model.kind) != "diffusion":
+        raise InputError(
+            f"model.kind={kind} is one release of statistics and has no steps to plan: epsilon "
+            f"{chosen.privacy.epsilon:g} for one {chosen.privacy.unit} takes the noise multiplier "
+            f"{chosen.privacy.warm_start_noise:g}. Nothing was started."
+        )
     if chosen.steps_total == 0:
         raise InputError("federation.local_steps=0: without private steps there is nothing to plan.")
     situations = _situations(chosen, meters=meters, days=days)

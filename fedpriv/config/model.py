@@ -6,12 +6,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedpriv.config.values import Section
+from fedpriv.config.values import Options, Section
 
 
 class ModelConfig(Section):
     """The denoiser: a Gaussian linear skip with a diffusion transformer on top."""
 
+    kind: Literal["diffusion", "ridge", "gaussian"] = Field(
+        "diffusion",
+        description="ridge, gaussian: a closed-form model from one round of noised statistics, and no training rounds",
+    )
     width: int = Field(64, ge=8, le=4096)
     depth: int = Field(4, ge=0, le=64, description="transformer blocks; 0: the linear skip alone")
     heads: int = Field(4, ge=1, le=64)
@@ -50,13 +54,43 @@ class ModelConfig(Section):
         description="share of the old average that a round keeps in the mean of released models, which is then "
         "evaluated and saved; 0: the last model is",
     )
-    warm_start: str = Field("", description="safetensors file of public or already paid-for weights to start from")
+    warm_start: str = Field(
+        "auto",
+        description="where the diffusion model starts: ridge or gaussian (fitted from one round of noised statistics), "
+        "FILE (safetensors, public or already paid-for weights), ridge:FILE, empty (the seasonal baseline); auto: "
+        "ridge for forecasts, where the unit and the noise allow it",
+    )
+    warm_start_options: Options = Field(
+        {}, description="of ridge: weekend_shift (hours from the data's clock to local), blocks; of gaussian: structure"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
+        if self.kind != "diffusion" and self.warm_start not in ("", "auto"):
+            raise ValueError(f"kind={self.kind} is a one-round model: warm_start={self.warm_start} starts nothing")
         return self
+
+    @property
+    def statistics(self) -> Literal["", "ridge", "gaussian"]:
+        """The one-round model that the run fits from released statistics; empty: none."""
+        if self.kind != "diffusion":
+            return self.kind
+        match self.warm_start.partition(":")[0]:
+            case "ridge":
+                return "ridge"
+            case "gaussian":
+                return "gaussian"
+            case _:
+                return ""
+
+    @property
+    def warm_start_file(self) -> str:
+        """The file of weights to start from; empty: none."""
+        if self.warm_start == "auto":
+            return ""
+        return self.warm_start.partition(":")[2] if self.statistics else self.warm_start
 
 
 class DiffusionConfig(Section):

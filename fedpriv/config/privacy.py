@@ -68,6 +68,14 @@ class PrivacyConfig(Section):
         description="discrete-gaussian: hardened mode, exact integers, rows one by one, no amplification by sampling "
         "claimed (use sampling_prob=1)",
     )
+    warm_start_share: float = Field(
+        0.9, gt=0, lt=1, description="share of epsilon that the statistics of a warm start may cost by themselves"
+    )
+    warm_start_noise: MaybeFloat = Field(
+        None,
+        description="noise multiplier of these statistics, of noise over sensitivity for the unit; empty: the least "
+        "that keeps warm_start_share (all of epsilon for model.kind = ridge, gaussian)",
+    )
     release_count: MaybeFloat = Field(
         None,
         description="noise multiplier of one noisy count of a client's readings, charged, used as its weight; empty: "
@@ -93,7 +101,7 @@ class PrivacyConfig(Section):
     def _check(self) -> Self:
         if self.noise_multiplier is not None and not 0 < self.noise_multiplier < math.inf:
             raise ValueError(f"noise_multiplier={self.noise_multiplier:g} is not positive")
-        for name in ("release_count", "release_metrics"):
+        for name in ("release_count", "release_metrics", "warm_start_noise"):
             sigma = getattr(self, name)
             if sigma is not None and not 0 < sigma < math.inf:
                 raise ValueError(f"{name}={sigma:g} is not a positive noise multiplier")

@@ -71,7 +71,12 @@ class Scenario(Section):
     @property
     def steps_total(self) -> int:
         """Private steps of one client that takes part in every round."""
-        return self.federation.rounds * self.federation.local_steps
+        return self.rounds * self.federation.local_steps
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of training; one-round models are fitted from statistics and have none."""
+        return self.federation.rounds if self.model.kind == "diffusion" else 0
 
     # ---- shapes -------------------------------------------------------------------------------
 
@@ -151,6 +156,7 @@ _TABLES = frozenset(
         "privacy.gradient_rule_options",
         "privacy.filter_options",
         "strategy.options",
+        "model.warm_start_options",
     }
 )
 

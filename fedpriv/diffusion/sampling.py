@@ -38,6 +38,14 @@ class Estimator(Protocol):
         ...
 
 
+class ReferenceForecast(Protocol):
+    """What the residual is measured from, where it is not the seasonal baseline; see `fedpriv.models.reference`."""
+
+    def prepare(self, examples: Examples, data_scale: float) -> tuple[Examples, Tensor]:
+        """Examples with the reference as baseline, and the unit of the residual [B, L, C]."""
+        ...
+
+
 class GaussianDenoiser(Protocol):
     """What sampling asks of a denoiser; `fedpriv.models.Denoiser` has it."""
 
@@ -46,6 +54,11 @@ class GaussianDenoiser(Protocol):
 
     def estimator(self, examples: Examples, count: int, diffusion: DiffusionConfig) -> Estimator:
         """What estimates `count` samples of each window, guided as `diffusion` says."""
+        ...
+
+    @property
+    def reference(self) -> ReferenceForecast | None:
+        """A warm start's forecast; None: the seasonal baseline."""
         ...
 
     def stddev(self) -> Tensor:
@@ -57,7 +70,12 @@ class GaussianDenoiser(Protocol):
         ...
 
 
-def physical(examples: Examples, residual: Tensor, data_scale: float) -> Tensor:
+def referenced(model: GaussianDenoiser, examples: Examples, data_scale: float) -> tuple[Examples, Tensor | float]:
+    """The examples as the denoiser takes them, and the unit of its residual (`physical`)."""
+    return (examples, data_scale) if model.reference is None else model.reference.prepare(examples, data_scale)
+
+
+def physical(examples: Examples, residual: Tensor, data_scale: Tensor | float) -> Tensor:
     """[..., B, L, C] window in physical units: given entries as read, `baseline + data_scale * residual` at targets."""
     generated = examples.baseline + data_scale * residual * examples.target.float()
     normalised = torch.where(examples.given, examples.values, generated)
@@ -72,10 +90,11 @@ def point_forecast(model: GaussianDenoiser, examples: Examples, diffusion: Diffu
     """
     last = make_schedule(diffusion).steps - 1
     parts: list[Tensor] = []
-    for some in _chunks(examples, 1):
+    for plain in _chunks(examples, 1):
+        some, unit = referenced(model, plain, diffusion.data_scale)
         time = torch.full((len(some),), last, dtype=torch.long, device=some.values.device)
         estimate = model(torch.zeros_like(some.values), time, some)
-        parts.append(physical(some, estimate, diffusion.data_scale))
+        parts.append(physical(some, estimate, unit))
     return torch.cat(parts) if parts else torch.zeros_like(examples.values)
 
 
@@ -92,7 +111,7 @@ def sample(
 
     Args:
         model: the denoiser.
-        examples: B windows; values are read where given only.
+        examples: B windows as they are made; values are read where given only.
         count: samples per window, S.
         diffusion: solver, number of steps, schedule.
         generator: source of the noise; the same one gives the same samples.
@@ -113,7 +132,8 @@ def sample(
     device, before = examples.values.device, model.span.start
     out = torch.empty(count, rows, length, channels, device=device)
     start = 0
-    for some in _chunks(examples, count, hidden=length - before):
+    for plain in _chunks(examples, count, hidden=length - before):
+        some, unit = referenced(model, plain, diffusion.data_scale)
         noise = torch.randn(len(some), count, length, channels, generator=generator, device=generator.device)
         noise = noise[:, :, before:].to(device)  # [b, S, H, C]
         estimator = model.estimator(some, count, diffusion)
@@ -122,7 +142,7 @@ def sample(
         else:
             clean = _gaussian(estimator.mean, model.stddev(), noise)
         whole = torch.nn.functional.pad(clean.transpose(0, 1), (0, 0, before, 0))  # [S, b, L, C]
-        out[:, start : start + len(some)] = physical(some, whole, diffusion.data_scale)
+        out[:, start : start + len(some)] = physical(some, whole, unit)
         start += len(some)
     return out
 

@@ -32,6 +32,7 @@ from fedpriv.messages.queries import (
     read_count,
     read_hello,
 )
+from fedpriv.messages.statistics import STATISTICS, StatisticsReply, StatisticsRequest, read_statistics
 from fedpriv.messages.train import TRAIN, TrainReply, TrainRequest, read_train_reply
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "MAX_PARAMETERS",
     "SCHEMA",
     "SIMULATION_VARIABLE",
+    "STATISTICS",
     "TRAIN",
     "Basis",
     "BudgetReply",
@@ -55,6 +57,8 @@ __all__ = [
     "Mode",
     "Part",
     "Refusal",
+    "StatisticsReply",
+    "StatisticsRequest",
     "TrainReply",
     "TrainRequest",
     "WireError",
@@ -66,6 +70,7 @@ __all__ = [
     "read_count",
     "read_evaluate_reply",
     "read_hello",
+    "read_statistics",
     "read_train_reply",
     "refusal_of",
 ]

@@ -24,6 +24,7 @@ class EvaluateRequest(Body):
     """Score `model` on held-out data. Answered with numbers in simulation only."""
 
     records: ClassVar[frozenset[str]] = frozenset({"numbers", "words", "model"})
+    optional: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     run_id: str = public(str, "names the run")
     round: int = public(int, "0 before the first round", 0, 1_000_000)
@@ -34,11 +35,14 @@ class EvaluateRequest(Body):
     ledger_seq: int = head_number("last ledger entry of this client that the server saw")
     ledger_head: str = head_hash("hash of that entry; empty before the first")
     model: ArrayRecord
+    reference: ArrayRecord | None = None  # a warm start's fitted model, flat; basis: event. None: there is none
 
     def to_record(self) -> RecordDict:
-        """For Flower; `model` is shared, not copied."""
+        """For Flower; `model` and `reference` are shared, not copied."""
         record = self._scalars()
         record["model"] = self.model
+        if self.reference is not None:
+            record["reference"] = self.reference
         return record
 
     @classmethod
@@ -54,7 +58,10 @@ class EvaluateRequest(Body):
         model = record["model"]
         if not isinstance(model, ArrayRecord):
             raise WireError("EvaluateRequest: `model` is a record of another type")
-        return cls(**values, model=model)
+        reference = record.get("reference")
+        if reference is not None and not isinstance(reference, ArrayRecord):
+            raise WireError("EvaluateRequest: `reference` is a record of another type")
+        return cls(**values, model=model, reference=reference)
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply; two requests with it are the same request."""
@@ -62,6 +69,10 @@ class EvaluateRequest(Body):
         total = hashlib.sha256(json.dumps(parts).encode())
         for name in self.model:
             total.update(self.model[name].data)
+        if self.reference is not None:
+            total.update(b"reference")
+            for name in self.reference:
+                total.update(self.reference[name].data)
         return total.hexdigest()
 
 

@@ -22,7 +22,7 @@ class TrainRequest(Body):
     """Train `steps` private steps from `model` in round `round`."""
 
     records: ClassVar[frozenset[str]] = frozenset({"numbers", "words", "model"})
-    optional: ClassVar[frozenset[str]] = frozenset({"rule"})
+    optional: ClassVar[frozenset[str]] = frozenset({"rule", "reference"})
 
     run_id: str = public(str, "names the run; the same after a resume")
     round: int = public(int, "1, 2, ...", 1, 1_000_000)
@@ -33,13 +33,16 @@ class TrainRequest(Body):
     ledger_head: str = event(str, "hash of that entry; empty before the first")
     model: ArrayRecord
     rule: ArrayRecord | None = None  # what the rules remember, as a flat vector; basis: event. None: they keep nothing
+    reference: ArrayRecord | None = None  # a warm start's fitted model, flat; basis: event. None: there is none
 
     def to_record(self) -> RecordDict:
-        """For Flower; `model` and `rule` are shared, not copied."""
+        """For Flower; `model`, `rule` and `reference` are shared, not copied."""
         record = self._scalars()
         record["model"] = self.model
         if self.rule is not None:
             record["rule"] = self.rule
+        if self.reference is not None:
+            record["reference"] = self.reference
         return record
 
     @classmethod
@@ -53,10 +56,12 @@ class TrainRequest(Body):
         model = record["model"]
         if not isinstance(model, ArrayRecord):
             raise WireError("TrainRequest: `model` is a record of another type")
-        rule = record.get("rule")
+        rule, reference = record.get("rule"), record.get("reference")
         if rule is not None and not isinstance(rule, ArrayRecord):
             raise WireError("TrainRequest: `rule` is a record of another type")
-        return cls(**values, model=model, rule=rule)
+        if reference is not None and not isinstance(reference, ArrayRecord):
+            raise WireError("TrainRequest: `reference` is a record of another type")
+        return cls(**values, model=model, rule=rule, reference=reference)
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply; two requests with it are the same request."""
@@ -65,10 +70,11 @@ class TrainRequest(Body):
         )
         for name in self.model:
             total.update(self.model[name].data)
-        if self.rule is not None:
-            total.update(b"rule")
-            for name in self.rule:
-                total.update(self.rule[name].data)
+        for part, extra in (("rule", self.rule), ("reference", self.reference)):
+            if extra is not None:
+                total.update(part.encode())
+                for name in extra:
+                    total.update(extra[name].data)
         return total.hexdigest()
 
 

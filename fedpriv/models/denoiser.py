@@ -23,6 +23,9 @@ arXiv:2206.00364. The cap on s/a matters at the highest noise level, where the p
 The transformer sees a y_t, the posterior mean for unit variance, which fades to zero with the signal: at the highest
 noise level the estimate does not depend on the noise, and *is* the point forecast. With all zero-initialised
 parameters it is zero: the model starts as the seasonal baseline, with `data_scale` as its standard deviation.
+
+With a warm start from statistics (`fedpriv.models.reference`) the baseline is a fitted one-round model's forecast, and
+`data_scale` stands for that model's own standard deviation of each entry: the model starts as that Gaussian.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from fedpriv.examples import Examples
 from fedpriv.models.dit import TimeSeriesDiT
 from fedpriv.models.estimator import Estimator, Guidance
 from fedpriv.models.parameters import add_adapters, linear, load_weights, set_trainable
+from fedpriv.models.reference import Reference
 from fedpriv.schedule import Schedule, make_schedule
 
 GAIN_CAP = 5.0  # on s/a
@@ -131,6 +135,7 @@ class Denoiser(nn.Module):
         inputs: the steps that the skip reads: the context for forecasts, else the whole window.
         run_transformer: False when the transformer's output is known to be zero (frozen at its start value, or of
             depth 0); it is then not computed. Set by `build_denoiser`.
+        reference: a fitted one-round model whose residual is modelled; None: that of the seasonal baseline.
     """
 
     signal: Tensor  # [T]
@@ -153,6 +158,7 @@ class Denoiser(nn.Module):
         forecast = task.kind == "forecast"
         self.inputs = slice(0, task.context if forecast else window)
         self.span = slice(task.context if forecast else 0, window)
+        self.reference: Reference | None = None
         self.steps = schedule.steps
         outputs = window - self.span.start
         # Outside forecasts a hidden step has neighbours on both sides: no end of the window is "recent", and the
@@ -232,8 +238,8 @@ def build_denoiser(
 ) -> Denoiser:
     """The denoiser of a scenario, on the CPU, with `requires_grad` set by `model.trainable`.
 
-    All start values come from `generator` (and from `model.warm_start`, where set). `period` is the season in steps
-    (one day) where the scenario does not say it.
+    All start values come from `generator` (and from the file that `model.warm_start` names). `period` is the season in
+    steps (one day) where the scenario does not say it.
 
     Raises:
         InputError: bounds that leave the model dead, adapters without a warm start, or a warm start that cannot be
@@ -247,8 +253,8 @@ def build_denoiser(
         generator=generator,
         period=period,
     )
-    if scenario.model.warm_start:
-        load_weights(model, Path(scenario.model.warm_start))
+    if scenario.model.warm_start_file:
+        load_weights(model, Path(scenario.model.warm_start_file))
     elif scenario.model.trainable == "skip":
         model.run_transformer = False  # its output layer is zero and stays zero
     if scenario.model.trainable == "lora":

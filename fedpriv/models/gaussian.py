@@ -75,8 +75,26 @@ class GaussianModel:
     mean: Tensor
     covariance: Tensor
 
+    def moments(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every entry, each [B, L, C] float64 in normalised units; 0 spread if given."""
+        point, stddev, _ = self._conditionals(examples, factors=False)
+        return point, stddev
+
     def forecast(self, examples: Examples) -> JointBand:
         """The exact conditional of all entries that are not given, given those that are; one Cholesky per mask."""
+        point, stddev, groups = self._conditionals(examples, factors=True)
+        dtype = examples.values.dtype
+        return JointBand(
+            point=(point * examples.scale).to(dtype) + examples.loc,
+            stddev=(stddev * examples.scale).to(dtype),
+            groups=groups,
+            scale=examples.scale,
+        )
+
+    def _conditionals(
+        self, examples: Examples, *, factors: bool
+    ) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, Tensor, Tensor], ...]]:
+        """[B, L, C] mean and standard deviation, normalised; and the groups of a `JointBand` if `factors`."""
         rows, length, channels = examples.values.shape
         if length != len(self.mean):
             raise InputError(f"windows of {length} steps do not fit a model of {len(self.mean)}; nothing was computed.")
@@ -91,16 +109,13 @@ class GaussianModel:
             mean, covariance = self.conditional(values[series], mask)
             point[series[:, None], hidden] = mean
             stddev[series[:, None], hidden] = covariance.diagonal().clamp(min=0.0).sqrt()
-            groups.append((series, hidden, _factor(covariance)))
+            if factors:
+                groups.append((series, hidden, _factor(covariance)))
 
-        def physical(flat: Tensor) -> Tensor:
-            shaped = flat.reshape(rows, channels, length).transpose(1, 2)
-            return (shaped * examples.scale).to(examples.values.dtype)
+        def shaped(flat: Tensor) -> Tensor:
+            return flat.reshape(rows, channels, length).transpose(1, 2)
 
-        point = torch.where(given, values, point)
-        return JointBand(
-            point=physical(point) + examples.loc, stddev=physical(stddev), groups=tuple(groups), scale=examples.scale
-        )
+        return shaped(torch.where(given, values, point)), shaped(stddev), tuple(groups)
 
     def conditional(self, values: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [n, h] and covariance [h, h] of the hidden steps of n series that share one mask.
@@ -234,9 +249,9 @@ class _Forms:
 @lru_cache(maxsize=8)
 def _forms(window: int, period: int, floor: float) -> _Forms:
     kernels = public_kernels(window, period)
-    guess = _toeplitz(_with_floor(_GUESS * kernels.sum(dim=0), floor))
+    guess = toeplitz(_with_floor(_GUESS * kernels.sum(dim=0), floor))
     precision = torch.cholesky_inverse(torch.linalg.cholesky(guess))
-    whitened = precision @ _toeplitz(kernels)  # [K, L, L]
+    whitened = precision @ toeplitz(kernels)  # [K, L, L]
     fisher = torch.einsum("kpq,lqp->kl", whitened, whitened) / 2.0
     values, vectors = torch.linalg.eigh(fisher)
     kept = values > _KEEP * values[-1]
@@ -333,14 +348,14 @@ class GaussianBaseline:
         mass = float(total[0].clamp(min=max(stddev, 1e-12))) / _MASS
         weights, _ = nnls(public.root.numpy(), (total[1:] / mass - public.offset).numpy(), maxiter=10_000)
         lags = torch.from_numpy(weights) @ public.kernels
-        return GaussianModel(torch.zeros(self.window, dtype=torch.float64), _toeplitz(_with_floor(lags, self.floor)))
+        return GaussianModel(torch.zeros(self.window, dtype=torch.float64), toeplitz(_with_floor(lags, self.floor)))
 
 
 def _with_floor(lags: Tensor, floor: float) -> Tensor:
     return lags + floor * torch.eye(1, lags.shape[-1], dtype=lags.dtype)[0]
 
 
-def _toeplitz(lags: Tensor) -> Tensor:
+def toeplitz(lags: Tensor) -> Tensor:
     """[..., L] autocovariances -> [..., L, L]."""
     step = torch.arange(lags.shape[-1])
     return lags[..., (step[:, None] - step).abs()]

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from fedpriv.errors import InputError
 
+REFERENCE = "reference."
+"""What the name of a one-round model's state begins with in a file of weights; its kind follows."""
+
 
 def linear(
     inputs: int, outputs: int, *, generator: torch.Generator, zero: bool = False, bias: bool = True
@@ -170,8 +173,25 @@ def save_weights(model: nn.Module, path: Path) -> None:
     save_file({name: p.cpu().contiguous() for name, p in merged_parameters(model).items()}, path)
 
 
+def load_reference(path: Path, kind: str) -> Tensor | None:
+    """[n] float32 state of the one-round model in a file of weights; None where it holds none of this kind.
+
+    Raises:
+        InputError: no such file, or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path).get(REFERENCE + kind)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"weights file {path} cannot be read ({error}); the model was not built.") from None
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Reads every parameter from a safetensors file written by `save_weights`; the model has no adapters yet.
+
+    A one-round model's state in the file is left out (`load_reference`).
 
     Raises:
         InputError: no such file, not safetensors, values not finite, or names or shapes of another model.
@@ -180,9 +200,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        found = load_file(path)
+        stored = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"weights file {path} cannot be read ({error}); the model was not built.") from None
+    found = {name: value for name, value in stored.items() if not name.startswith(REFERENCE)}
     own = dict(model.named_parameters())
     problems = [f"{name} is missing" for name in sorted(own.keys() - found.keys())]
     problems += [f"{name} is unknown" for name in sorted(found.keys() - own.keys())]

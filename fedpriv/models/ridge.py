@@ -83,8 +83,8 @@ class RidgeModel:
     typical: Tensor
     band_share: float
 
-    def forecast(self, examples: Examples) -> Band:
-        """Mean and standard deviation of every entry in physical units; given entries as read, with 0."""
+    def moments(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every entry, each [B, L, C] float64 in normalised units; 0 spread if given."""
         inputs = self.design.inputs(examples)
         residual = self.design.expand(inputs @ self.coefficients).transpose(1, 2)  # [B, H, C]
         size = inputs.square().sum(dim=-1).mean(dim=-1) / self.typical  # [B, C, n]: 1 on average
@@ -95,7 +95,11 @@ class RidgeModel:
         point[:, -horizon:] += residual
         stddev[:, -horizon:] = variance.clamp(min=VARIANCE_FLOOR).sqrt()
         point = torch.where(examples.given, examples.values.double(), point)
-        stddev = torch.where(examples.given, torch.zeros_like(stddev), stddev)
+        return point, torch.where(examples.given, torch.zeros_like(stddev), stddev)
+
+    def forecast(self, examples: Examples) -> Band:
+        """Mean and standard deviation of every entry in physical units; given entries as read, with 0."""
+        point, stddev = self.moments(examples)
         return Band(
             point=(point * examples.scale + examples.loc).to(examples.values.dtype),
             stddev=(stddev * examples.scale).to(examples.values.dtype),

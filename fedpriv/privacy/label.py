@@ -76,6 +76,12 @@ class _Account:
         return [c for c in self.contracts if c.public_terms.get("side_release") == "personal"]
 
     @property
+    def main(self) -> list[AnyContract]:
+        """Training, or the statistics of a run that is nothing else."""
+        statistics = [c for c in self.contracts if c.public_terms.get("side_release") == "statistics"]
+        return self.training or [*statistics]
+
+    @property
     def side(self) -> list[Contract]:
         """Numbers beside the model."""
         return [c for c in self.contracts if c.public_terms.get("side_release", "personal") != "personal"]
@@ -119,11 +125,11 @@ def build_label(
             continue
         with Ledger.open(path, readonly=True) as ledger:
             account = _Account(tuple(ledger.contracts()), tuple(ledger.filters()))
-            if not account.training:
+            if not account.main:
                 continue
             bindings.add((ledger.unit, ledger.relation.value, ledger.delta, ledger.mode))
             committed[name], nominal[name] = _finite(ledger.committed()), _finite(ledger.nominal())
-        last = account.training[-1]
+        last = account.main[-1]
         mechanism[name] = _mechanism(scenario, last)
         steps_per_day = steps_per_day or _term(last, "steps_per_day")
         length = calendar_steps.get(name) if isinstance(calendar_steps, Mapping) else calendar_steps
@@ -270,6 +276,8 @@ def _mechanism(scenario: Scenario | None, contract: AnyContract) -> dict[str, An
     if isinstance(contract, RenyiContract):
         return {**terms, "filter": f"Renyi, order {contract.order:g}", "epsilon": contract.epsilon}
     event = decode_event(contract.event)
+    if "side_release" in terms:
+        return {**terms, "steps_total": contract.steps_total}
     first = event.events[0] if isinstance(event, ScheduledDpEvent) else event
     noise = terms.get("noise_multiplier", noise_of(event))
     stated: dict[str, Any] = {"steps_total": contract.steps_total}
@@ -293,7 +301,7 @@ def _side_rows(contracts: Sequence[Contract]) -> list[dict[str, Any]]:
             "noise_multiplier": terms["noise_multiplier"],
             "event": json.loads(contract.event),
             "included": "in committed, nominal and ladder",
-            **{k: v for k, v in terms.items() if k in ("scores", "cap")},
+            **{k: v for k, v in terms.items() if k in ("scores", "cap", "model", "clipper", "stride")},
         }
         if row not in rows:
             rows.append(row)

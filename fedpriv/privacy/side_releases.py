@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import calibrate
+from fedpriv.privacy.statistics import EveryWindow
 from fedpriv.privacy.units import Relation, Unit
 from fedpriv.seeding import PrivacyRng
 
@@ -246,10 +247,11 @@ def side_event_for(terms: Mapping[str, Any], own: Unit, other: Unit, *, calendar
 
     A count moves by at most one for each reading. A window that meets w readings meets one of the blocks of w0 readings
     that are laid over them with gaps shorter than a window L, of which ceil((w + L - 1) / (w0 + L - 1)) are enough, and
-    each block is met by no more windows than the noise was made for.
+    each block is met by no more windows than the noise was made for. Of statistics the total weight of the windows that
+    a unit touches is known for every unit.
 
     Args:
-        terms: of its contract: side_release, noise_multiplier and, for metrics, window.
+        terms: of its contract: side_release, noise_multiplier and, for metrics, window; for statistics stride, too.
         own, other: the unit that it was noised for, and the one that is asked about.
         calendar_steps: length of a whole meter.
     """
@@ -257,7 +259,10 @@ def side_event_for(terms: Mapping[str, Any], own: Unit, other: Unit, *, calendar
     length = other.steps if other.kind == "event" else calendar_steps
     if length is None or own.kind != "event":
         return dp_event.NonPrivateDpEvent()
-    if terms["side_release"] == "count":
+    if terms["side_release"] == "statistics":
+        cover = EveryWindow(int(terms["window"]), int(terms["stride"]))
+        ratio = cover.overlap(other, calendar_steps=calendar_steps) / cover.overlap(own)
+    elif terms["side_release"] == "count":
         ratio = max(1.0, length / own.steps)
     else:
         window = int(terms["window"])
