@@ -154,7 +154,7 @@ def objection(scenario: Scenario, content: Mapping[str, object], unit: str, rela
     asked = {"unit": privacy.unit, "relation": privacy.relation, "delta": privacy.delta}
     if asked != mine:
         return f"the run is about {_words(asked)}, the node's budget about {_words(mine)}."
-    if scenario.model.warm_start:
+    if scenario.model.warm_start_file:
         return "model.warm_start names a file at the server, and a server names no files here."
     try:
         local = local_view(scenario, content)

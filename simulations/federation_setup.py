@@ -159,7 +159,7 @@ def for_nodes(scenario: Scenario, *, clients: int) -> Scenario:
             f"partition.kind={scenario.partition.kind} divides data, but each node has its own; leave natural. "
             "Nothing was made."
         )
-    if scenario.model.warm_start:
+    if scenario.model.warm_start_file:
         raise InputError("model.warm_start names a file, and nodes read no file that a server names. Nothing was made.")
     data = scenario.data
     keep = ("scaling", "low", "high", "drop_flagged", "train_until", "validation_until", "unit", "days", "meters")

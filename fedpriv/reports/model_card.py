@@ -93,8 +93,8 @@ def build_card(view: RunView, facts: ModelFacts) -> dict[str, Any]:
             "citation": facts.citation,
         },
         "model": {
-            **scenario.model.model_dump(mode="json", exclude={"warm_start"}),
-            "warm_started": bool(scenario.model.warm_start),
+            **scenario.model.model_dump(mode="json", exclude={"warm_start", "warm_start_options"}),
+            "warm_start": scenario.model.statistics or ("weights" if scenario.model.warm_start else ""),
         },
         "diffusion": scenario.diffusion.model_dump(mode="json"),
         "privacy": {
