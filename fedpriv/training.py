@@ -154,8 +154,8 @@ def settle_one_round(scenario: Scenario) -> Scenario:
             )
         if scenario.personal.kind != "none":
             raise InputError(
-                f"personal.kind={scenario.personal.kind} fine-tunes the diffusion model, and model.kind={model.kind} has "
-                "none; nothing was started."
+                f"personal.kind={scenario.personal.kind} fine-tunes the diffusion model, and model.kind={model.kind} "
+                "has none; nothing was started."
             )
         scenario = scenario.override({"model.warm_start": ""})
     elif model.warm_start == "auto":
