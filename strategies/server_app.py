@@ -421,6 +421,7 @@ class _Federation:
         from fedpriv.data.clients import roster
 
         names = roster(self.scenario).names
+        self.worker.set_reference(state.reference)
         found = {name: self.worker.diagnose(name, state.model, round=state.round) for name in names}
         write_diagnostics(self.folder.path, Diagnosed(state.round, found), mark=diagnostics_mark(self.scenario))
 
