@@ -181,7 +181,7 @@ def simulate(
     folder = RunFolder.create(Path(prepared.run.out), prepared, resume=resume)
     if folder.finished and folder.status.get("written_up", True):
         return Run(folder)
-    with folder.lock(), _simulation():
+    with folder.lock(), as_simulation():
         try:
             if not folder.finished:
                 folder.update_status(written_up=False)  # a kill between the last round and the label is noticed
@@ -266,7 +266,7 @@ def _inline(scenario: Scenario, folder: RunFolder, clients: int, progress: Liste
 
 
 @contextmanager
-def _simulation() -> Iterator[None]:
+def as_simulation() -> Iterator[None]:
     """Marks this process and its children as simulated, on one thread, as long as the run takes."""
     import torch
 

@@ -60,3 +60,39 @@ def test_the_command_tells_failure_by_its_exit_code(monkeypatch, capsys):
         command.audit(epsilons=[1.0], as_json=True)
     assert stopped.value.exit_code == 1 and asked[1] == ((1.0,), 10_000)
     assert json.loads(capsys.readouterr().out)["passed"] is False
+
+
+def test_the_attack_on_a_whole_federation_is_asked_for_and_informs(monkeypatch, capsys):
+    pytest.importorskip("typer")
+    from fedpriv.cli import audit as command
+    from fedpriv.privacy.audit.verdict import SuiteResult
+    from simulations import end_to_end
+
+    asked = []
+
+    def attack(*, seed, progress):
+        asked.append(seed)
+        progress(0.5)
+        return SuiteResult(end_to_end.NAME, True, "found", {"status": "information", "t3": 6.25})
+
+    def fake(epsilons, **options):
+        results = tuple(suite(lambda share: None) for _, suite in options["more"])
+        return run.AuditReport(results, 1.0, {})
+
+    monkeypatch.setattr(run, "audit", fake)
+    monkeypatch.setattr(end_to_end, "end_to_end", attack)
+    command.audit(quick=True)
+    assert not asked
+    command.audit(quick=True, whole=True, seed=4)
+    assert asked == [4]
+    assert "info" in capsys.readouterr().out
+    command.audit(quick=True, whole=True, as_json=True)
+    suite = json.loads(capsys.readouterr().out)["suites"][0]
+    assert suite["name"] == end_to_end.NAME and suite["numbers"]["status"] == "information"
+
+
+def test_suites_that_are_added_are_run_last_and_cannot_be_lost():
+    from fedpriv.privacy.audit.verdict import SuiteResult
+
+    report = audit((), seed=5, more=[("more", lambda tell: SuiteResult("more", False, "bad"))])
+    assert report.suites[-1].name == "more" and not report.passed

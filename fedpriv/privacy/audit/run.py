@@ -39,6 +39,8 @@ from fedpriv.seeding import SystemRandom, stream
 
 Progress: TypeAlias = Callable[[str, float], None]
 """(what is at work, share of the whole that is done in [0, 1])."""
+Suite: TypeAlias = Callable[[Callable[[float], None]], SuiteResult]
+"""(told the share of it that is done) -> result."""
 
 RULES = "D1, D2 every rule"
 DELTA = 1e-5
@@ -86,6 +88,7 @@ def audit(
     clipper: str = "flat",
     ledgers: Sequence[Path] = (),
     subjects: Sequence[Subject] = (),
+    more: Sequence[tuple[str, Suite]] = (),
     progress: Progress | None = None,
 ) -> AuditReport:
     """Runs D1 to D3, the rules, D4 once for each epsilon, and D5 for each ledger.
@@ -99,6 +102,7 @@ def audit(
         clipper: clipping rule, as in scenarios.
         ledgers: files whose reported epsilons are audited as well.
         subjects: models on which every rule is replayed, beside gradients chosen outright.
+        more: suites by name that are run after these, such as those that need the whole program.
         progress: told what is at work and how much is done.
 
     Raises:
@@ -117,7 +121,7 @@ def audit(
         unit=READING,
         relation=Relation.ZERO_OUT,
     )
-    jobs: list[tuple[str, Callable[[Callable[[float], None]], SuiteResult]]] = [
+    jobs: list[tuple[str, Suite]] = [
         ("D1 sensitivity", lambda _: _sensitivity(base, engine)),
         ("D2 noise", lambda _: _noise(base, engine, streams)),
         ("D3 sampler", lambda _: _sampler(sampler, streams, significance)),
@@ -129,6 +133,7 @@ def audit(
     for path in ledgers:
         name = f"D5 ledger {path.name}"
         jobs.append((name, _ledger_job(name, path, canaries, engine, streams)))
+    jobs += more
     results: list[SuiteResult] = []
     for done, (name, job) in enumerate(jobs):
 
@@ -167,7 +172,7 @@ def streams_of(seed: int | None) -> Streams:
 
 def _canary_job(
     name: str, base: Mechanism, epsilon: float, canaries: int, significance: float, engine: str, streams: Streams
-) -> Callable[[Callable[[float], None]], SuiteResult]:
+) -> Suite:
     def job(tell: Callable[[float], None]) -> SuiteResult:
         mechanism = calibrated(base, epsilon, STEPS)
         claim = Claim.of([(mechanism.step_event(), STEPS)], Relation.parse(mechanism.relation), DELTA)
@@ -191,9 +196,7 @@ def calibrated(base: Mechanism, epsilon: float, steps: int) -> Mechanism:
     return replace(base, noise_multiplier=sigma)
 
 
-def _ledger_job(
-    name: str, path: Path, canaries: int, engine: str, streams: Streams
-) -> Callable[[Callable[[float], None]], SuiteResult]:
+def _ledger_job(name: str, path: Path, canaries: int, engine: str, streams: Streams) -> Suite:
     def job(tell: Callable[[float], None]) -> SuiteResult:
         own: Streams = lambda purpose: streams(f"{purpose} {name}")  # noqa: E731
         return audit_ledger(path, canaries=canaries, streams=own, engine=engine, name=name, progress=tell)
