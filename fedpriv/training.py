@@ -73,6 +73,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _workers: OrderedDict[str, LocalWorker] = OrderedDict()
+_WARM_STEPS = 40  # private steps after a warm start at which its learning rate was found
 _MAX_WORKERS = 4
 
 
@@ -197,12 +198,12 @@ def _automatic(scenario: Scenario) -> str:
 def suggested_learning_rate(scenario: Scenario) -> float:
     """A learning rate from public numbers alone, in units of the bound.
 
-    The noise of a round's mean update has norm n = sigma sqrt(P) / (B sqrt(K)) in units of the bound (P parameters, B
-    expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. A quarter of that where the
-    model starts from released statistics: there is little left to learn, and noise must not undo what there is. For
-    Adam, whose steps do not scale with the gradient, a hundredth of it. Without privacy the batch gradient, not each
-    row's, is clipped: 0.5 for the skip, 0.12 where a transformer learns. Found on EIA-930 at two noise levels;
-    docs/results.md.
+    The noise of a round's mean update has norm n = sigma sqrt(P) / (B sqrt(K)) in units of the bound (P parameters,
+    B expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. A quarter of that where
+    the model starts from released statistics, and less beyond 40 steps, by the root of their number: there is
+    little left to learn, and noise must not undo what there is. For Adam, whose steps do not scale with the
+    gradient, a hundredth of it. Without privacy the batch gradient, not each row's, is clipped: 0.5 for the skip,
+    0.12 where a transformer learns. Found on EIA-930 at two noise levels; docs/results.md.
     """
     adam = 0.01 if scenario.optimizer.name in ("adam", "adamw", "lamb") else 1.0
     if not scenario.privacy.enabled:
@@ -219,6 +220,8 @@ def suggested_learning_rate(scenario: Scenario) -> float:
     noise = sigma * np.sqrt(parameters) / (np.mean(batches) * np.sqrt(clients))
     most = 0.03 if scenario.model.statistics else 0.12
     rate = min(most, most / 1.5 / noise) if noise > 0 else most
+    if scenario.model.statistics:  # what noise adds up to grows with the root of the steps
+        rate *= min(1.0, np.sqrt(_WARM_STEPS / max(scenario.steps_total, 1)))
     return float(f"{adam * rate:.3g}")
 
 
