@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from fedpriv.examples import Draws, Examples
 from fedpriv.models.parameters import is_conditioning
 from fedpriv.privacy.engines.ghost import GhostEngine, Measured
-from fedpriv.training import LocalWorker, resolve
+from fedpriv.resolving import resolve
+from fedpriv.training import LocalWorker
 from simulations.scenarios import load
 
 ARMS = {

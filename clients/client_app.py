@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,6 +16,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
+from clients.ledgers import ledgers
 from clients.node import BadScenario, Node, NotConfigured, identify
 from clients.personal_file import write_personal
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError
@@ -44,7 +44,6 @@ from fedpriv.releases import Kind, side_run
 from fedpriv.training import LocalWorker, Trained
 
 _log = logging.getLogger("fedpriv.clients")
-_MAX_LEDGERS = 128  # open files; the least recently used is closed
 
 Handler = Callable[[Message, Node], Message]
 
@@ -152,9 +151,9 @@ def _train_privately(
     start: Trained,
     contract: AnyContract,
 ) -> Message:
-    ledger = _ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
+    ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
     ledger.check_descends((request.ledger_seq, request.ledger_head))  # an old copy or a fork stops here
-    _ledgers.enrol(node, ledger, contract, *worker.side_contracts(request.run_id))
+    ledgers.enrol(node, ledger, contract, *worker.side_contracts(request.run_id))
     reservation = ledger.reserve(
         run_id=request.run_id,
         round=request.round,
@@ -256,7 +255,7 @@ def _evaluate(message: Message, node: Node) -> Message:
     released = _released_metrics(node, request, worker, part)
     sums |= _personal(node, request, worker)
     charged = bool(released) or _pays_for_personal(request, worker)
-    seq, head = _ledgers.get(node, create=False).head() if charged else (0, "")
+    seq, head = ledgers.get(node, create=False).head() if charged else (0, "")
     reply = EvaluateReply(
         run_id=request.run_id,
         round=request.round,
@@ -283,7 +282,7 @@ def _personal(node: Node, request: EvaluateRequest, worker: LocalWorker) -> dict
         return np.ascontiguousarray(found, dtype="<f4").tobytes()
 
     if _pays_for_personal(request, worker):
-        ledger = _ledgers.get(node, create=False)
+        ledger = ledgers.get(node, create=False)
         ledger.check_descends((request.ledger_seq, request.ledger_head))
         steps = worker.scenario.personal.steps
         made = _side_release(node, ledger, worker, request.run_id, "personal", 1, request.digest(), make, steps=steps)
@@ -323,7 +322,7 @@ def _released_metrics(
         return json.dumps(found).encode()
 
     fresh = request.round == 0 and request.ledger_seq == 0
-    ledger = _ledgers.get(node, create=node.mode == "simulation" and fresh)
+    ledger = ledgers.get(node, create=node.mode == "simulation" and fresh)
     ledger.check_descends((request.ledger_seq, request.ledger_head))
     return json.loads(_side_release(node, ledger, worker, request.run_id, "metrics", number, request.digest(), make))
 
@@ -338,7 +337,7 @@ def _count(message: Message, node: Node) -> Message:
     def make() -> bytes:
         return json.dumps(worker.release_count(node.client, mode=node.mode)).encode()
 
-    ledger = _ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
+    ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
     ledger.check_descends((request.ledger_seq, request.ledger_head))
     found = json.loads(_side_release(node, ledger, worker, request.run_id, "count", 0, request.digest(), make))
     seq, head = ledger.head()
@@ -358,7 +357,7 @@ def _statistics(message: Message, node: Node) -> Message:
 
     seq, head = 0, ""
     if node.scenario.privacy.enabled:
-        ledger = _ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
+        ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
         ledger.check_descends((request.ledger_seq, request.ledger_head))
         made = _side_release(node, ledger, worker, request.run_id, "statistics", 0, request.digest(), make)
         seq, head = ledger.head()
@@ -387,7 +386,7 @@ def _side_release(
 ) -> bytes:
     """The stored bytes of a side release, or new ones: enrolled, reserved, and only then made from private rows."""
     contract = worker.contract(run_id)  # none where the statistics are all of the run
-    _ledgers.enrol(node, ledger, *([] if contract is None else [contract]), *worker.side_contracts(run_id))
+    ledgers.enrol(node, ledger, *([] if contract is None else [contract]), *worker.side_contracts(run_id))
     reservation = ledger.reserve(run_id=side_run(run_id, kind), round=number, steps=steps, request_digest=digest)
     if reservation.stored is not None:
         return reservation.stored
@@ -413,7 +412,7 @@ def _hello(message: Message, node: Node) -> Message:
 def _budget(message: Message, node: Node) -> Message:
     enabled = node.scenario.privacy.enabled
     exists = enabled and (node.mode == "deployment" or node.ledger.exists())
-    ledger = _ledgers.get(node, create=False) if exists else None
+    ledger = ledgers.get(node, create=False) if exists else None
     seq, head = ledger.head() if ledger else (0, "")
     reply = BudgetReply(
         client=node.client,
@@ -437,93 +436,9 @@ def _check_agreed(source: str, scenario: str, node: Node) -> None:
         raise WireError("the owner has not agreed to this scenario", Refusal.SCENARIO_MISMATCH)
 
 
-# ---- the ledger ----------------------------------------------------------------------------------------
-
-
-class _Ledgers:
-    """Open ledgers of this process by path."""
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, Ledger] = OrderedDict()
-        self._enrolled: dict[str, tuple[AnyContract, ...]] = {}
-
-    def get(self, node: Node, *, create: bool) -> Ledger:
-        """The ledger of `node`, made if `create` and there is none."""
-        key = str(node.ledger)
-        found, exists = self._open.get(key), node.ledger.exists()
-        if found is not None and exists:
-            self._open.move_to_end(key)
-            return found
-        self._drop(key)
-        if not exists and not create:
-            raise WireError("the ledger of an enrolled client is missing", Refusal.LEDGER_MISSING)
-        self._open[key] = _open(node) if exists else _create(node)
-        if len(self._open) > _MAX_LEDGERS:
-            self._drop(next(iter(self._open)))
-        return self._open[key]
-
-    def enrol(self, node: Node, ledger: Ledger, *contracts: AnyContract) -> None:
-        """Enrols once per process; the file knows it for good.
-
-        Raises:
-            BudgetExceeded: the owner allows less by now than what was committed before.
-            WireError: the contracts are about another unit, relation or delta than the owner's ledger.
-        """
-        key = str(node.ledger)
-        if self._enrolled.get(key) != contracts:
-            if node.mode == "deployment" and (committed := ledger.committed()) > node.epsilon:
-                raise BudgetExceeded(
-                    f"epsilon {committed:.4g} is committed in {node.ledger}, and the owner's file allows "
-                    f"{node.epsilon:g} by now; nothing was read or released."
-                )
-            try:
-                ledger.enrol(*contracts, cap=node.epsilon)
-            except InputError as error:
-                raise WireError(f"the contract is not the owner's: {error}", Refusal.SCENARIO_MISMATCH) from error
-            self._enrolled[key] = contracts
-
-    def close(self) -> None:
-        """Closes all; the next request opens its ledger again."""
-        for key in list(self._open):
-            self._drop(key)
-
-    def _drop(self, key: str) -> None:
-        self._enrolled.pop(key, None)
-        if (ledger := self._open.pop(key, None)) is not None:
-            ledger.close()
-
-
-_ledgers = _Ledgers()
-
-
-def _create(node: Node) -> Ledger:
-    node.ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    privacy = node.scenario.privacy
-    return Ledger.create(
-        node.ledger,
-        dataset=node.dataset,
-        budget_epsilon=node.epsilon,
-        delta=node.delta,
-        unit=privacy.unit,
-        relation=privacy.relation,
-        mode=node.mode,
-    )
-
-
-def _open(node: Node) -> Ledger:
-    ledger = Ledger.open(node.ledger, dataset=node.dataset, mode=node.mode)
-    if node.mode == "deployment" and ledger.delta != node.delta:
-        ledger.close()
-        raise LedgerError(
-            f"the ledger {node.ledger} is about delta={ledger.delta:g}, the owner's file allows {node.delta:g}; "
-            "nothing was read."
-        )
-    return ledger
-
-
 def release() -> None:
     """Closes what this process keeps open between messages (an in-process engine calls it at its end)."""
-    _ledgers.close()
+    ledgers.close()
 
 
 _memory_kept = False

@@ -23,9 +23,10 @@ from fedpriv.examples import Examples
 from fedpriv.models.denoiser import Denoiser
 from fedpriv.models.modulation import Modulation
 from fedpriv.models.parameters import load_trainable
+from fedpriv.resolving import resolve
 from fedpriv.schedule import Schedule, make_schedule
 from fedpriv.seeding import stream, torch_generator
-from fedpriv.training import LocalWorker, resolve
+from fedpriv.training import LocalWorker
 
 FLOOR = 0.05
 """Least bound: a modulation that has hardly moved in a short training must still be allowed to."""

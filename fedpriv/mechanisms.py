@@ -1,4 +1,4 @@
-"""From a scenario to the mechanism of its steps."""
+"""From a scenario to the mechanism and the rules of its steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fedpriv.data.windows import day_steps
 from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.hardened import HardenedMechanism
 from fedpriv.privacy.mechanism import Mechanism
+from fedpriv.privacy.recipe import Recipe, make_rules
 from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import Relation, Unit
 
@@ -25,3 +26,13 @@ def make_mechanism(scenario: Scenario, noise_multiplier: float) -> Mechanism:
         unit=Unit.parse(privacy.unit, steps_per_day=steps_per_day),
         relation=Relation.parse(privacy.relation),
     )
+
+
+def make_recipe(scenario: Scenario, noise_multiplier: float) -> Recipe:
+    """The whole private step that a scenario describes, with `noise_multiplier` as the TOTAL noise of its start.
+
+    Raises:
+        InputError: rules that are not known, do not go together, or leave no noise for the gradient.
+    """
+    rules = make_rules(scenario.privacy, steps_total=scenario.steps_total)
+    return Recipe(mechanism=make_mechanism(scenario, noise_multiplier), rules=rules)

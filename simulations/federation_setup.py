@@ -34,7 +34,7 @@ from fedpriv.config import Scenario
 from fedpriv.data.clients import roster
 from fedpriv.data.table import step_text
 from fedpriv.errors import InputError
-from fedpriv.training import resolve
+from fedpriv.resolving import resolve
 
 FILE, SCENARIO, TLS, NODES, SUPERLINK, RUN = "federation.toml", "scenario.toml", "tls", "nodes", "superlink", "run"
 _DAYS = 730  # validity of the certificates that we make

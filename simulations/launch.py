@@ -30,8 +30,9 @@ from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.forecasts import ForecastExamples
 from fedpriv.reports.label_page import write_label_page
 from fedpriv.reports.model_card import ModelFacts, write_card
+from fedpriv.resolving import resolve
 from fedpriv.trained import Trained
-from fedpriv.training import LocalWorker, resolve
+from fedpriv.training import LocalWorker
 from simulations.scenarios import load
 from simulations.tracking import require, tracked
 from strategies.server_app import Listener, federation

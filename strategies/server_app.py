@@ -47,9 +47,10 @@ from fedpriv.reports.diagnostics import Diagnosed, write_diagnostics
 from fedpriv.reports.folder import RunFolder
 from fedpriv.training import LocalWorker
 from strategies.aggregation import ServerOptimizer, make_optimizer, public_weights
-from strategies.base import BY_RIGHT, FederatedStrategy, RoundReport, Scores, ServerState, Settings
+from strategies.base import BY_RIGHT, FederatedStrategy
 from strategies.lobby import AttentiveGrid, Lobby
 from strategies.roster import Member, gather
+from strategies.state import RoundReport, Scores, ServerState, Settings
 
 Stage = Literal["waiting", "round", "evaluation", "done"]
 _CHECKPOINT_EVERY = 1.0  # seconds, in simulation: rounds since then are computed again to the same bit

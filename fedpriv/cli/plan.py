@@ -46,7 +46,7 @@ def plan(
     from fedpriv.config import parse_assignments
     from fedpriv.errors import InputError
     from fedpriv.privacy.plan import plan as make_plan
-    from fedpriv.training import settle_one_round
+    from fedpriv.resolving import settle_one_round
     from simulations.scenarios import load
 
     chosen = load(scenario).override(parse_assignments(changes or []))

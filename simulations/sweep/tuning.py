@@ -20,11 +20,11 @@ from typing import Any
 from fedpriv.config import Scenario
 from fedpriv.data.clients import roster
 from fedpriv.errors import InputError
+from fedpriv.mechanisms import make_mechanism
 from fedpriv.privacy.accounting import epsilon_of
 from fedpriv.privacy.recipe import event_of, make_rules
 from fedpriv.releases import whole_event
 from fedpriv.reports.folder import RunFolder
-from fedpriv.training import make_mechanism
 from simulations import scenarios
 from simulations.launch import prepare
 from simulations.sweep.grid import FACTOR, Combination, Label, Planned, combinations, resolved

@@ -13,8 +13,10 @@ from fedpriv.config import OptimizerConfig, Scenario
 from fedpriv.data.clients import load_client, roster
 from fedpriv.errors import InputError
 from fedpriv.evaluation import scores
+from fedpriv.mechanisms import make_recipe
 from fedpriv.privacy.optimizers import make_optimizer
-from fedpriv.training import LocalWorker, make_recipe, pick_device, resolve
+from fedpriv.resolving import resolve
+from fedpriv.training import LocalWorker, pick_device
 
 SMALL = {
     "data.days": 120,

@@ -24,7 +24,8 @@ from fedpriv.messages import (
 )
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.provenance import source_digest
-from fedpriv.training import LocalWorker, resolve
+from fedpriv.resolving import resolve
+from fedpriv.training import LocalWorker
 from simulations.flower_internals import become_server
 
 HONEST = {

@@ -258,7 +258,7 @@ def test_a_planted_secret_never_reaches_the_wire(asks, monkeypatch, caplog, capf
     client = asks()
     target = {
         "load_client": "fedpriv.training.load_client",
-        "Ledger.enrol": "clients.client_app.Ledger.enrol",
+        "Ledger.enrol": "clients.ledgers.Ledger.enrol",
         "LocalWorker.train": "clients.client_app.LocalWorker.train",
     }[where]
 

@@ -18,9 +18,10 @@ from fedpriv.reports.folder import RunFolder
 from fedpriv.training import LocalWorker
 from simulations.inline_grid import FIRST_NODE, InlineGrid
 from strategies.aggregation import FedAvg
-from strategies.base import FederatedStrategy, Settings
+from strategies.base import FederatedStrategy
 from strategies.roster import Member
 from strategies.server_app import federation
+from strategies.state import Settings
 
 BAD = FIRST_NODE + 1  # the second of three clients
 

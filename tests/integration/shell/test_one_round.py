@@ -14,7 +14,7 @@ from fedpriv.privacy.ledger import Ledger
 from fedpriv.releases import planned
 from fedpriv.trained import Trained
 from simulations.launch import simulate
-from strategies.base import ServerState
+from strategies.state import ServerState
 
 WEEK = {"task__context": 72, "data__days": 90}
 

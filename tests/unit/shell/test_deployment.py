@@ -24,7 +24,8 @@ from fedpriv.messages import Refusal, TrainRequest, encode_model
 from fedpriv.privacy.label import build_stated_label
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.provenance import source_digest
-from fedpriv.training import LocalWorker, resolve
+from fedpriv.resolving import resolve
+from fedpriv.training import LocalWorker
 from simulations import federation_setup
 from simulations.flower_internals import become_server
 from simulations.launch import simulate
