@@ -26,7 +26,7 @@ from fedpriv.distances import DISTANCES, Distances, measure
 from fedpriv.examples import Examples
 from fedpriv.metrics import LEVELS as PINBALL_LEVELS
 from fedpriv.metrics import METRICS, Score, score
-from fedpriv.models.baselines import BASELINES, Band, make_baseline
+from fedpriv.models.baselines import Band, baselines_for, make_baseline
 from fedpriv.models.climatology import Climatology, fit_climatology
 from fedpriv.models.denoiser import Denoiser
 from fedpriv.models.gaussian import crps_normal
@@ -142,7 +142,8 @@ def evaluate(
     generator = torch_generator(stream(0, "samples", data.name, part))
     period = scenario.task.period or day_steps(data.step)
     reference = () if model.reference is None else (model.reference.kind,)
-    tallies = {name: _Tally(data, scenario) for name in (MODEL, *reference, *BASELINES, CLIMATOLOGY)}
+    simple = baselines_for(scenario.task.kind)
+    tallies = {name: _Tally(data, scenario) for name in (MODEL, *reference, *simple, CLIMATOLOGY)}
     for rows in _batches(examples):
         some = examples.rows(rows)
         tallies[MODEL].add(some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator))
@@ -150,7 +151,7 @@ def evaluate(
             band = model.reference.forecast(some)
             drawn = band.sample(samples, torch_generator(stream(0, "reference", data.name, part))) if samples else None
             tallies[model.reference.kind].add(some, band.point, drawn, band)
-        for name in BASELINES:
+        for name in simple:
             band = make_baseline(name, some, period=period)
             tallies[name].add(some, band.point, band.sample(samples, generator) if samples else None)
     _score_climatology(tallies[CLIMATOLOGY], data, scenario, examples, start, part=part, samples=samples)

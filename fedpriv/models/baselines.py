@@ -49,11 +49,9 @@ def last_value(examples: Examples, *, period: int = 1) -> Band:
     used; it is there so that all baselines are called alike.
     """
     del period
-    values, given = examples.values, examples.given
+    values = examples.values
     rows, length, channels = values.shape
-    steps = torch.arange(length, device=values.device)[None, :, None].expand(values.shape)
-    before = torch.where(given, steps, -1).cummax(dim=1).values  # [B, L, C] newest given step up to here
-    after = torch.where(given, steps, length).flip(1).cummin(dim=1).values.flip(1)  # next given step
+    steps, before, after = _neighbours(examples)
     source = torch.where(before >= 0, before, after)
     known = source < length  # False only where a channel has no given entry at all: then 0, the window's level
     point = torch.where(known, values.gather(1, source.clamp(max=length - 1)), torch.zeros_like(values))
@@ -65,7 +63,36 @@ def last_value(examples: Examples, *, period: int = 1) -> Band:
     return _band(examples, point, table.gather(1, distance))
 
 
-BASELINES: dict[str, Callable[..., Band]] = {"seasonal-naive": seasonal_naive, "last-value": last_value}
+def linear_interpolation(examples: Examples, *, period: int = 1) -> Band:
+    """On the line between the given readings before and after each entry; the nearer one where a side has none.
+
+    The band is that of a Brownian bridge between them (of a random walk where a side has none), with the spread of the
+    given part's differences at one step.
+    """
+    del period
+    values = examples.values
+    length = values.shape[1]
+    steps, before, after = _neighbours(examples)
+    left, right = before >= 0, after < length
+    low, high = values.gather(1, before.clamp(min=0)), values.gather(1, after.clamp(max=length - 1))
+    since, until = (steps - before).to(values.dtype), (after - steps).to(values.dtype)
+    weight = torch.where(left & right, since / (since + until).clamp(min=1), torch.where(left, 0.0, 1.0))
+    point = torch.where(left | right, (1 - weight) * low + weight * high, torch.zeros_like(values))
+    variance = torch.where(left & right, since * until / (since + until).clamp(min=1), torch.where(left, since, until))
+    variance = torch.where(left | right, variance, torch.ones_like(variance))
+    return _band(examples, point, _lag_spread(examples, [1]) * variance.sqrt())
+
+
+BASELINES: dict[str, Callable[..., Band]] = {
+    "seasonal-naive": seasonal_naive,
+    "last-value": last_value,
+    "linear-interpolation": linear_interpolation,
+}
+
+
+def baselines_for(kind: str) -> tuple[str, ...]:
+    """The baselines of a task; into a forecast's horizon there is nothing to interpolate to."""
+    return tuple(name for name in BASELINES if kind != "forecast" or name != "linear-interpolation")
 
 
 def make_baseline(name: str, examples: Examples, *, period: int) -> Band:
@@ -77,6 +104,16 @@ def make_baseline(name: str, examples: Examples, *, period: int) -> Band:
     if name not in BASELINES:
         raise InputError(f"unknown baseline {name!r}; known are {', '.join(BASELINES)}. Nothing was computed.")
     return BASELINES[name](examples, period=period)
+
+
+def _neighbours(examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
+    """Three of [B, L, C]: the step, the newest given step up to it (-1: none), the next one from it on (L: none)."""
+    given = examples.given
+    length = given.shape[1]
+    steps = torch.arange(length, device=given.device)[None, :, None].expand(given.shape)
+    before = torch.where(given, steps, -1).cummax(dim=1).values
+    after = torch.where(given, steps, length).flip(1).cummin(dim=1).values.flip(1)
+    return steps, before, after
 
 
 def _lag_spread(examples: Examples, lags: list[int]) -> Tensor:

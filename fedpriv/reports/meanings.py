@@ -47,6 +47,10 @@ _ERRORS = (
         "last value repeats the newest reading. A model that cannot beat them is not worth its privacy cost.",
     ),
     (
+        "Linear interpolation",
+        "For gaps only: the line between the readings before and after, with the band of a Brownian bridge.",
+    ),
+    (
         "Climatology",
         "The mean, and the spread, of the client's own training readings at the same time of day on working days or at "
         "weekends. Its table is made of private readings without noise: it exists inside the simulation only, as a "

@@ -21,6 +21,7 @@ MODELS = {
     "local": "Trained alone",
     "seasonal-naive": "Seasonal naive",
     "last-value": "Last value",
+    "linear-interpolation": "Linear interpolation",
     "climatology": "Climatology",
     "ridge": "Ridge regression",
     "gaussian": "Gaussian",

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
-from fedpriv.models.baselines import BASELINES, last_value, make_baseline, seasonal_naive
+from fedpriv.models.baselines import (
+    BASELINES,
+    baselines_for,
+    last_value,
+    linear_interpolation,
+    make_baseline,
+    seasonal_naive,
+)
 
 
 def _row(values, given) -> Examples:
@@ -31,6 +39,22 @@ def test_last_value_band_is_a_random_walk_of_the_given_part():
     lag1 = (values[1:] - values[:-1]).square().mean().sqrt()
     lag2 = (values[2:] - values[:-2]).square().mean().sqrt()
     assert torch.allclose(spread, torch.stack([lag1, lag2]))
+
+
+def test_linear_interpolation_is_numpys_with_a_brownian_bridge():
+    values, given = [9.0, 1.0, 9.0, 9.0, 4.0, 3.0, 9.0, 9.0], [0, 1, 0, 0, 1, 1, 0, 0]
+    band = linear_interpolation(_row(values, given))
+    where = [i for i, g in enumerate(given) if g]
+    expected = np.interp(range(8), where, [values[i] for i in where])  # numpy repeats the ends, as we do
+    assert np.allclose(band.point.flatten(), 2 * expected + 10)
+    # one pair of neighbours only, so the spread of one step is the window's scale of 2
+    bridge = [1, 0, 1 * 2 / 3, 2 * 1 / 3, 0, 0, 1, 2]
+    assert np.allclose(band.stddev.flatten(), 2 * np.sqrt(bridge))
+
+
+def test_interpolation_is_for_gaps_only():
+    assert "linear-interpolation" in baselines_for("imputation") and "linear-interpolation" in baselines_for("mixed")
+    assert "linear-interpolation" not in baselines_for("forecast")
 
 
 def test_seasonal_naive_is_the_baseline(windows, small):
