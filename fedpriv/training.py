@@ -193,7 +193,7 @@ class LocalWorker:
     def release_statistics(self, client: str, *, mode: Mode) -> Vector:
         """[n] float32: the noised sum over a client's windows; paid for before. Reads private rows."""
         assert self.one_round is not None
-        data = load_client(self.scenario, client)
+        data = self._private_rows(client, mode)
         streams = _Streams(mode, self.scenario.run.seed, client, 0)
         noise, masks = streams("statistics"), streams("statistics-masks")
         return make_statistics(self.one_round, data, self.scenario, rng=noise, masks=masks).numpy()
@@ -325,7 +325,7 @@ class LocalWorker:
             InputError: a rule state that is not of these rules, or a reference that is not the scenario's.
         """
         self.set_reference(reference)
-        data = load_client(self.scenario, client)
+        data = self._private_rows(client, mode)
         streams = _Streams(mode, self.scenario.run.seed, client, round, fast=self.scenario.privacy.native)
         generator = torch_generator(streams("diffusion"))
         task_rng, noise_rng = streams("task"), streams("noise")
@@ -465,7 +465,7 @@ class LocalWorker:
 
     def release_count(self, client: str, *, mode: Mode) -> float:
         """A noisy count of the client's readings; paid for before. Reads private rows."""
-        data = load_client(self.scenario, client)
+        data = self._private_rows(client, mode)
         return make_count(data, self.scenario, _Streams(mode, self.scenario.run.seed, client, 0)("count")).value
 
     @_products
@@ -481,7 +481,7 @@ class LocalWorker:
     ) -> dict[str, float]:
         """Noisy held-out scores; release `number` of the run, paid for before. Reads private rows."""
         self.set_reference(reference)
-        data = load_client(self.scenario, client)
+        data = self._private_rows(client, mode)
         load_trainable(self.model, torch.from_numpy(parameters))
         rng = _Streams(mode, self.scenario.run.seed, client, number)("metrics")
         return make_metrics(self.model, data, self.scenario, part=part, device=self.device, rng=rng)
@@ -495,6 +495,12 @@ class LocalWorker:
         data = load_client(self.scenario, client)
         load_trainable(self.model, torch.from_numpy(parameters))
         return evaluation.forecasts(self.model, data, self.scenario, count=count, samples=samples, device=self.device)
+
+    def _private_rows(self, client: str, mode: Mode) -> ClientData:
+        """What a release is made of. A deployed client answers whatever it has read: a refusal would tell of it."""
+        if mode == "simulation":
+            return load_client(self.scenario, client)
+        return load_client(self.scenario, client, require_usable=False)
 
     def _examples(
         self, data: ClientData, meter: NDArray[np.int64], start: NDArray[np.int64], rng: PrivacyRng

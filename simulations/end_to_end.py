@@ -220,7 +220,7 @@ class Layout:
                 if there:
                     column[day] = READING
                 columns[f"meter{j:04d}"] = column
-            # Clients refuse data without any window that has readings on both sides; this one is never a target.
+            # Simulated clients need a window with readings on both sides; this one is never a target.
             columns["meter0000"][1] = 0.0
             pd.DataFrame({"time": stamps, **columns}).to_csv(folder / f"{name}.csv", index=False)
 

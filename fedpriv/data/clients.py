@@ -167,12 +167,18 @@ def _available(data: DataConfig, partition: PartitionConfig) -> tuple[str, ...]:
     return data.clients
 
 
-def load_client(scenario: Scenario, name: str) -> ClientData:
+def load_client(scenario: Scenario, name: str, *, require_usable: bool = True) -> ClientData:
     """The readings of one client; no other client's readings are kept or looked at.
+
+    Args:
+        scenario: data, partition and task.
+        name: of the client.
+        require_usable: refuse readings among which no window can be used. A deployed client must not: whether it
+            answers would then tell of its readings, and nobody pays for that.
 
     Raises:
         InputError: not in the roster, missing or damaged file, readings that cannot be put on a calendar,
-            a window longer than the series, or a part without a usable window.
+            a window longer than the series or one of its parts, or a part without a usable window.
     """
     people = roster(scenario)
     if name not in people.names:
@@ -180,7 +186,7 @@ def load_client(scenario: Scenario, name: str) -> ClientData:
         raise InputError(f"client {name!r} is not in this scenario; the nearest is {near!r}. Nothing was loaded.")
     data, partition, task = scenario.data, scenario.partition, scenario.task
     stamps = _source_stamps(data, partition, name)
-    return _load(data, partition, task.context, task.horizon, name, stamps)  # pyright: ignore
+    return _load(data, partition, task.context, task.horizon, name, require_usable, stamps)  # pyright: ignore
 
 
 def training_size(scenario: Scenario, name: str) -> tuple[int, slice]:
@@ -293,7 +299,13 @@ def _divided(
 
 @lru_cache(maxsize=_CLIENTS_KEPT)
 def _load(
-    data: DataConfig, partition: PartitionConfig, context: int, horizon: int, name: str, stamps: tuple[Stamp, ...]
+    data: DataConfig,
+    partition: PartitionConfig,
+    context: int,
+    horizon: int,
+    name: str,
+    require_usable: bool,
+    stamps: tuple[Stamp, ...],
 ) -> ClientData:
     source, partitioner = SOURCES[data.source], PARTITIONERS[partition.kind]
     parts = source.parts(data)
@@ -303,11 +315,18 @@ def _load(
         pool, division = _divided(data, partition, context + horizon, stamps)  # pyright: ignore
         series = partitioner.alter(name, assemble(division, name, pool.read), pool)
         parts = None if partitioner.own_split else parts
-    return client_data(name, series, data, context=context, horizon=horizon, parts=parts)
+    return client_data(name, series, data, context=context, horizon=horizon, parts=parts, require_usable=require_usable)
 
 
 def client_data(
-    name: str, series: Series, data: DataConfig, *, context: int, horizon: int, parts: Parts | None = None
+    name: str,
+    series: Series,
+    data: DataConfig,
+    *,
+    context: int,
+    horizon: int,
+    parts: Parts | None = None,
+    require_usable: bool = True,
 ) -> ClientData:
     """Resamples, picks channels, splits by time and checks that every part has a usable window.
 
@@ -317,6 +336,7 @@ def client_data(
         data: frequency, channels and split.
         context, horizon: steps of a window.
         parts: the source's customary split, used unless `data` gives its own.
+        require_usable: see `load_client`; the lengths of the parts are checked always.
 
     Raises:
         InputError: see `load_client`.
@@ -332,7 +352,9 @@ def client_data(
         )
     slices = part_slices(readings.shape[1], start, step, data, parts, window)
     for label, part in zip(("training", "validation", "test"), slices, strict=True):
-        _require_usable(readings[:, part], context, horizon, where=where, label=label)
+        _require_length(part, window, where=where, label=label)
+        if require_usable:
+            _require_usable(readings[:, part], context, horizon, where=where, label=label)
     readings.flags.writeable = False
     train, validation, test = slices
     return ClientData(
@@ -379,15 +401,22 @@ def _require_channel(channel: str, present: tuple[str, ...], where: str) -> None
         raise InputError(f"{where} has no channel {channel!r}; the nearest is {near!r}. Nothing was started.")
 
 
+_ADVICE = "Choose shorter windows or another split (data.train_until, data.train_fraction); nothing was started."
+
+
+def _require_length(part: slice, window: int, *, where: str, label: str) -> None:
+    """At least one window must fit: a matter of the calendar alone."""
+    steps = max(part.stop - part.start, 0)
+    if steps < window:
+        raise InputError(
+            f"{where} has no usable window in its {label} part: {steps} steps remain there, a window takes {window}. "
+            f"{_ADVICE}"
+        )
+
+
 def _require_usable(part: NDArray[np.float32], context: int, horizon: int, *, where: str, label: str) -> None:
     """At least one window must have something read both in its context and in its horizon."""
     window = context + horizon
-    advice = "Choose shorter windows or another split (data.train_until, data.train_fraction); nothing was started."
-    if part.shape[1] < window:
-        raise InputError(
-            f"{where} has no usable window in its {label} part: {part.shape[1]} steps remain there, a window takes "
-            f"{window}. {advice}"
-        )
     read = np.isfinite(part).any(axis=2)  # [M, n]
     before = np.concatenate([np.zeros((part.shape[0], 1), dtype=np.int64), np.cumsum(read, axis=1)], axis=1)
     starts = part.shape[1] - window + 1
@@ -396,7 +425,7 @@ def _require_usable(part: NDArray[np.float32], context: int, horizon: int, *, wh
     if not np.any((in_context > 0) & (in_horizon > 0)):
         raise InputError(
             f"{where} has no usable window in its {label} part: nowhere are there readings both in {context} steps "
-            f"of context and in the {horizon} steps after. {advice}"
+            f"of context and in the {horizon} steps after. {_ADVICE}"
         )
 
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from flwr.app import Message, RecordDict
 
@@ -436,3 +437,32 @@ def test_hardened_rounds_run_in_deployment(owner, server):
     client_app.release()
     with Ledger.open(owner.ledger, readonly=True) as ledger:
         assert 3.9 < ledger.committed() <= 4.0
+
+
+# ---- whether a client answers must not follow from its readings -----------------------------------------
+
+
+@pytest.mark.parametrize("part", ["all", "training", "all but one reading"])
+@pytest.mark.parametrize("changes", [{}, {"privacy__release_count": 20.0, "privacy__release_metrics": 200.0}])
+def test_a_client_that_read_nothing_answers_and_pays_like_any_other(owner, server, part, changes):
+    honest = server(**changes)
+    table = pd.read_csv(owner.data)
+    blank = slice(0, len(table) * 6 // 10) if part == "training" else slice(int(part == "all but one reading"), None)
+    table.iloc[blank, 1:] = np.nan
+    table.to_csv(owner.data, index=False)
+    reply = honest.trained()
+    assert np.isfinite(reply.parameters).all()
+    assert not np.array_equal(reply.parameters, honest.worker.initial_parameters())  # noise
+    assert owner.paid() == 1
+    if changes:
+        request = CountRequest(run_id="run-1", source=source_digest(), scenario=honest.scenario.digest(),
+                               ledger_seq=reply.ledger_seq, ledger_head=reply.ledger_head)  # fmt: skip
+        assert np.isfinite(read_count(honest.send(request.to_record(), COUNT), request).count)
+        seq, head = owner_head(owner)
+        assert honest.evaluated(ledger_seq=seq, ledger_head=head).released
+
+
+def owner_head(owner):
+    client_app.release()
+    with Ledger.open(owner.ledger, readonly=True) as ledger:
+        return ledger.head()
