@@ -28,7 +28,7 @@ def critical_difference_diagram(table: RankTable) -> Draw:
         left, right = order[: (count + 1) // 2], order[(count + 1) // 2 :][::-1]
         drop = _BAR_STEP * (len(groups) + 1)
         below = drop + _LABEL_STEP * (len(left) + 0.4)
-        made = Figure(figsize=(WIDTH, below + 1.0), layout="constrained")
+        made = Figure(figsize=(WIDTH, below + 1.2), layout="constrained")
         axes = made.add_subplot()
         margin = _MARGIN * (count - 1)
         axes.set_xlim(1 - margin, count + margin)
@@ -58,7 +58,7 @@ def critical_difference_diagram(table: RankTable) -> Draw:
                 axes.text(end, y, text, ha=away, va="center", color=palette.text, fontsize=9)
         verdict = "ranks differ" if table.differ else "no evidence of a difference"
         p = "p < 0.001" if table.f_p < 0.001 else f"p = {table.f_p:.2g}"
-        axes.set_title(f"Mean rank over {table.blocks} clients, 1 is best ({verdict}, {p})")
+        axes.set_title(f"Mean rank over {table.blocks} clients, 1 is best\n({verdict}, {p})", fontsize=10)
         return made
 
     return draw

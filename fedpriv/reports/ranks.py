@@ -58,6 +58,11 @@ class RankTable:
         """Whether the rules differ at all, by the F test."""
         return self.f_p < self.alpha
 
+    def separates(self, one: str, other: str) -> bool:
+        """Whether Nemenyi's comparison tells two rules apart, after the F test."""
+        i, j = self.rules.index(one), self.rules.index(other)
+        return self.differ and bool(self.nemenyi[i, j] < self.alpha)
+
     def groups(self) -> list[tuple[str, ...]]:
         """Maximal sets of rules, best first, whose mean ranks lie within the critical difference of each other."""
         order = np.argsort(self.mean, kind="stable")

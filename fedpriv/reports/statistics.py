@@ -263,7 +263,7 @@ class Fairness:
         mean, median, p90, worst: of the clients' errors. worst_client: whose that is.
         gini: of the errors (they are not negative; gains can be, and then a Gini coefficient means nothing).
         gain_variance, gain_worst, losers: of 1 - error / baseline error: variance, least, and the share of clients
-            with a gain below 0. NaN without a baseline.
+            with a gain below 0. NaN without a baseline. gain_worst_client: who has the least gain; empty without one.
     """
 
     rule: str
@@ -276,6 +276,7 @@ class Fairness:
     gain_variance: float
     gain_worst: float
     losers: float
+    gain_worst_client: str = ""
 
 
 def fairness(trials: Trials, rule: str, *, baseline: str = "") -> Fairness:
@@ -293,4 +294,5 @@ def fairness(trials: Trials, rule: str, *, baseline: str = "") -> Fairness:
         gain_variance=float(gains.var(ddof=1)) if len(gains) > 1 else float("nan"),
         gain_worst=float(gains.min()),
         losers=float((gains < 0).mean()) if baseline else float("nan"),
+        gain_worst_client=trials.clients[int(gains.argmin())] if baseline else "",
     )

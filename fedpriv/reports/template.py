@@ -44,7 +44,10 @@ nav { font-size:.92rem; margin:.6rem 0; } nav a { margin-right:1rem; white-space
   align-items:start; }
 figure { margin:.6rem 0; max-width:34rem; } figure svg { width:100%; height:auto; display:block; }
 figcaption { color:var(--muted); font-size:.88rem; line-height:1.4; }
-.scroll { overflow-x:auto; max-width:100%; }
+.scroll { overflow-x:auto; max-width:100%; background:linear-gradient(to right,var(--paper) 40%,transparent) left/2.2rem
+  100% no-repeat local,linear-gradient(to left,var(--paper) 40%,transparent) right/2.2rem 100% no-repeat local,
+  linear-gradient(to right,var(--line),transparent) left/.9rem 100% no-repeat scroll,
+  linear-gradient(to left,var(--line),transparent) right/.9rem 100% no-repeat scroll; }
 table { border-collapse:collapse; font-size:.92rem; font-variant-numeric:tabular-nums; margin:.5rem 0; }
 th,td { padding:.3rem .55rem; text-align:right; border-bottom:1px solid var(--line); white-space:nowrap; }
 th { font-weight:600; vertical-align:bottom; white-space:normal; line-height:1.3; }
@@ -66,7 +69,7 @@ code { font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; font-si
 .top { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr)); gap:0 1.6rem;
   align-items:start; }
 .top figure { max-width:none; margin:1rem 0; }
-.good { color:var(--good); } .bad { color:var(--bad); }
+.unsure { color:var(--muted); } .good { color:var(--good); } .bad { color:var(--bad); }
 footer { color:var(--muted); font-size:.85rem; margin-top:2.5rem; border-top:1px solid var(--line); padding-top:.7rem; }
 @media (max-width:34rem) { main { padding:.8rem .8rem 2rem; } .label dl { grid-template-columns:1fr; gap:0; }
   .label dd { margin-bottom:.45rem; } .tiles { grid-template-columns:1fr 1fr; } h1 { font-size:1.3rem; }

@@ -52,17 +52,33 @@ class Verdict:
         }
 
 
-def verdict(trials: Trials, *, scale: Scale = "ratio", level: float = LEVEL, seed: int = 0) -> Verdict:
+def verdict(
+    trials: Trials,
+    *,
+    scale: Scale = "ratio",
+    level: float = LEVEL,
+    seed: int = 0,
+    thing: str = "rule",
+    clients: str = "",
+) -> Verdict:
     """Compares all pairs of rules, adjusts for their number, and says what follows.
+
+    `thing` and `clients` are for the text: what a rule is called there, and what the clients are (`8 + 6 clients`).
 
     All pairs count, not only those with the best rule: the best is picked from the same data, and testing
     it as if it had been named before would find winners among equals.
     """
-    return verdicts({"": trials}, scale=scale, level=level, seed=seed)[""]
+    return verdicts({"": trials}, scale=scale, level=level, seed=seed, thing=thing, clients=clients)[""]
 
 
 def verdicts(
-    tables: Mapping[str, Trials], *, scale: Scale = "ratio", level: float = LEVEL, seed: int = 0
+    tables: Mapping[str, Trials],
+    *,
+    scale: Scale = "ratio",
+    level: float = LEVEL,
+    seed: int = 0,
+    thing: str = "rule",
+    clients: str = "",
 ) -> dict[str, Verdict]:
     """A verdict for each table (a partition at an epsilon, say), adjusted for all pairs of all of them together.
 
@@ -83,6 +99,8 @@ def verdicts(
             tuple(next(adjusted) for _ in pairs[name]),
             level=level,
             family=len(values),
+            thing=thing,
+            clients=clients,
         )
         for name, trials in tables.items()
     }
@@ -96,13 +114,15 @@ def _decided(
     *,
     level: float,
     family: int,
+    thing: str,
+    clients: str,
 ) -> Verdict:
     best = order[0]
     several = len(trials.rules) > 1 and len(trials.clients) > 1
     ranks = rank_table(trials.rules, trials.by_client, alpha=round(1 - level, 10)) if several else None
     if not pairs or not np.isfinite([p.p for p in pairs]).all():
         text = (
-            f"{best} has the least {trials.metric}, but with {_count(len(trials.rules), 'rule')}, "
+            f"{best} has the least {trials.metric}, but with {_count(len(trials.rules), thing)}, "
             f"{_count(len(trials.seeds), 'seed')} and {_count(len(trials.clients), 'client')} nothing can be said "
             "about chance."
         )
@@ -111,10 +131,10 @@ def _decided(
     beaten = {p.b for p in found if p.a == best}
     not_worse = tuple(rule for rule in order if rule not in beaten)
     outcome: Outcome = "winner" if len(not_worse) == 1 else "tie" if found else "no-evidence"
-    text = _text(trials, outcome, order, not_worse, pairs, adjusted, ranks, family)
-    for names, thing in ((trials.seeds, "seed"), (trials.clients, "client")):
+    text = _text(trials, outcome, order, not_worse, pairs, adjusted, ranks, family, thing, clients)
+    for names, source in ((trials.seeds, "seed"), (trials.clients, "client")):
         if len(names) == 1:
-            text += f" With one {thing}, how much results vary between {thing}s is not known and not in this answer."
+            text += f" With one {source}, how much results vary between {source}s is not known and not in this answer."
     return Verdict(outcome, best, not_worse, text, pairs, adjusted, ranks)
 
 
@@ -133,22 +153,27 @@ def _text(
     adjusted: tuple[float, ...],
     ranks: RankTable | None,
     family: int,
+    thing: str,
+    clients: str,
 ) -> str:
-    best, basis = order[0], f"{_count(len(trials.seeds), 'seed')} and {_count(len(trials.clients), 'client')}"
+    best = order[0]
+    basis = f"{_count(len(trials.seeds), 'seed')} and {clients or _count(len(trials.clients), 'client')}"
     p_of = {(p.a, p.b): (p, q) for p, q in zip(pairs, adjusted, strict=True)}
     if outcome == "winner":
         second, q = p_of[best, order[1]]
         head = f"{best} wins: {_change(second, trials.metric)} than {order[1]}, the next best ({_sure(second, q)})."
         if len(order) > 2:
-            head += f" It also beats the other {_count(len(order) - 2, 'rule')}."
-        return f"{head} {_effect(second)} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(ranks)
+            head += f" It also beats {_listed(order[2:])}."
+        return f"{head} {_effect(second)} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(
+            ranks, thing, order[:2]
+        )
     if outcome == "no-evidence":
         far, q = p_of[best, order[-1]]
         return (
             f"No evidence of a difference between {_listed(order)} in {trials.metric}. The largest difference of "
             f"means, {best} against {order[-1]}, is {_change(far, trials.metric)}, which may well be chance "
             f"({_sure(far, q)}). That is not proof that they are equal: differences inside the interval would go "
-            f"unnoticed with {basis}." + _omnibus(ranks, found=False)
+            f"unnoticed with {basis}." + _omnibus(ranks, thing, found=False)
         )
     worse = [rule for rule in order if rule not in not_worse]
     head = (
@@ -161,7 +186,7 @@ def _text(
         head += (
             f" It is better than {_listed(worse)}: {_change(far, trials.metric)} than {worse[-1]} ({_sure(far, q)})."
         )
-    return f"{head} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(ranks)
+    return f"{head} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(ranks, thing)
 
 
 def _change(p: Paired, metric: str) -> str:
@@ -198,18 +223,23 @@ def _effect(p: Paired) -> str:
     )
 
 
-def _omnibus(ranks: RankTable | None, *, found: bool = True) -> str:
+def _omnibus(ranks: RankTable | None, thing: str, pair: list[str] | None = None, *, found: bool = True) -> str:
     if ranks is None or len(ranks.rules) < 3:
         return ""
     p = "p < 0.001" if ranks.f_p < 0.001 else f"p = {ranks.f_p:.2g}"
     if not ranks.differ:
-        return f" The rank test over clients (Friedman, {p}) does not tell the rules apart."
+        return f" The rank test over clients (Friedman, {p}) does not tell the {thing}s apart."
     if not found:
         return (
             f" The rank test over clients does (Friedman, {p}), but it takes the seeds that were run as given: luck "
             "that all clients share looks like a difference to it."
         )
-    return f" The rank test over clients (Friedman, {p}) agrees that not all rules are equal."
+    text = f" The rank test over clients (Friedman, {p}) says that not all {thing}s are equal"
+    if pair is None:
+        return f"{text}."
+    if ranks.separates(*pair):
+        return f"{text}, and tells {pair[0]} from {pair[1]}."
+    return f"{text}, but does not tell {pair[0]} from {pair[1]}: ranks ignore by how much, and need larger differences."
 
 
 def _count(number: int, thing: str) -> str:
@@ -217,4 +247,5 @@ def _count(number: int, thing: str) -> str:
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:
+    names = [f"“{name}”" if "," in name else name for name in names]  # a name with a comma would read as two
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -9,15 +9,17 @@ dependence, where they are not it costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from fedpriv.data.table import Frame
 from fedpriv.errors import InputError
+from fedpriv.reports.comparison.naming import is_reference
 from fedpriv.reports.comparison.sweep import FEDERATED, NAIVE, Sweep
 from fedpriv.reports.statistics import Fairness, Paired, Trials, fairness, paired
 from fedpriv.reports.verdicts import Verdict, verdict, verdicts
@@ -95,7 +97,8 @@ def analyse(sweep: Sweep) -> Analysis:
             "Nothing was written."
         )
     notes = [
-        f"{', '.join(names)}{f' ({where})' if where else ''}: nothing held out to score, so not in any comparison."
+        f"{', '.join(names)}{f' ({where})' if where else ''}: nothing held out to score (no unbroken stretch of the "
+        "held-out part that fell to them is as long as a window), so not in any comparison."
         for where, names in sweep.unscored.items()
     ]
     tables: dict[Where, Trials] = {}
@@ -108,14 +111,16 @@ def analyse(sweep: Sweep) -> Analysis:
     if not tables:
         raise InputError(f"{sweep.path} has no finite {sweep.metric} of the model to compare. Nothing was written.")
     several = {cell_name(*key): t for key, t in tables.items() if len(t.rules) > 1}
-    found = verdicts(several)
+    found = verdicts(several, thing=sweep.thing)
     cells = {
         key: Cell(*key, table, found.get(cell_name(*key)), against_baseline(frame, table, *key))
         for key, table in tables.items()
     }
     private = {key: table for key, table in tables.items() if key[1] is not None} or tables
     overall_trials = over_all(private, notes)
-    overall = verdict(overall_trials) if overall_trials is not None and len(overall_trials.rules) > 1 else None
+    overall = None
+    if overall_trials is not None and len(overall_trials.rules) > 1:
+        overall = verdict(overall_trials, thing=sweep.thing, clients=clients_words(private, overall_trials))
     order = _order(overall_trials, tables)
     return Analysis(
         sweep=sweep,
@@ -128,6 +133,50 @@ def analyse(sweep: Sweep) -> Analysis:
         fairness=_fairness(frame, tables, order),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def clients_words(tables: Mapping[Where, Trials], overall: Trials) -> str:
+    """`8 clients`; of partitions with other numbers of clients `8 + 6 clients`: none of them is counted as a repeat."""
+    counts = {where: len(table.clients) for (where, _), table in tables.items()}
+    if len(overall.clients) == sum(counts.values()) and len(counts) > 1:
+        return f"{' + '.join(map(str, counts.values()))} clients"
+    return f"{len(overall.clients)} client{'s' if len(overall.clients) > 1 else ''}"
+
+
+def option(cell: Cell) -> str:
+    """The contender with the least mean error that is something to choose: a trusted curator is a reference."""
+    means = np.log(np.maximum(cell.trials.errors, 1e-300)).mean(axis=(1, 2))
+    order = [cell.trials.rules[i] for i in np.argsort(means, kind="stable")]
+    return next((rule for rule in order if not is_reference(rule)), order[0])
+
+
+def against_naive(found: Analysis, epsilon: float | None, rule: str) -> Paired | None:
+    """One contender against the seasonal baseline over all partitions at one epsilon, with its interval."""
+    tables: dict[Where, Trials] = {}
+    for key, cell in found.cells.items():
+        naive = baseline_errors(found.sweep.errors, cell.trials, cell.where)
+        if key[1] == epsilon and rule in cell.trials.rules and naive is not None:
+            both = np.stack([cell.trials.of_rule(rule), naive])
+            tables[key] = Trials((rule, NAIVE), cell.trials.seeds, cell.trials.clients, both, cell.trials.metric)
+    overall = over_all(tables, []) if tables else None
+    return None if overall is None else paired(overall, rule, NAIVE)
+
+
+def client_changes(found: Analysis, cell: Cell, rule: str) -> dict[str, tuple[float, bool]]:
+    """Client -> (its error against its own seasonal baseline as a relative change, geometric mean over seeds, and
+    whether its 95 % t interval over seeds leaves out 0)."""
+    naive = baseline_errors(found.sweep.errors, cell.trials, cell.where)
+    if naive is None or rule not in cell.trials.rules:
+        return {}
+    d = np.log(cell.trials.of_rule(rule) / naive)  # [S, K]
+    count, mean = len(d), d.mean(axis=0)
+    half = np.full(len(mean), np.inf)
+    if count > 1:
+        half = stats.t.isf(0.025, count - 1) * d.std(axis=0, ddof=1) / np.sqrt(count)
+    return {
+        client: (float(np.expm1(m)), bool(abs(m) > h))
+        for client, m, h in zip(cell.trials.clients, mean, half, strict=True)
+    }
 
 
 def cell_name(where: str, epsilon: float | None) -> str:
@@ -247,7 +296,7 @@ def _order(overall: Trials | None, tables: dict[Where, Trials]) -> tuple[str, ..
 def _fairness(
     frame: Frame, tables: dict[Where, Trials], order: Sequence[str]
 ) -> dict[tuple[str, float | None], Fairness]:
-    """Over all clients of all partitions as they are, errors averaged over seeds."""
+    """Over all clients of all partitions as they are, geometric means over seeds."""
     found: dict[tuple[str, float | None], Fairness] = {}
     for epsilon in dict.fromkeys(epsilon for _, epsilon in tables):
         for rule in order:
@@ -257,7 +306,7 @@ def _fairness(
             for (where, at), table in tables.items():
                 if at == epsilon and rule in table.rules:
                     clients += [f"{where} / {client}" if where else client for client in table.clients]
-                    errors.append(table.of_rule(rule).mean(axis=0))
+                    errors.append(np.exp(np.log(np.maximum(table.of_rule(rule), 1e-300)).mean(axis=0)))
                     naive.append(baseline_errors(frame, table, where))
             if not clients:
                 continue

@@ -20,23 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.reports.comparison.curves import BreakEven, break_even
+from fedpriv.reports.comparison.naming import WORDS, Kind, Setting
 from fedpriv.reports.comparison.shapley import Contribution, leave_one_out, shapley
 from fedpriv.reports.comparison.sweep import FEDERATED, NAIVE, Sweep, SweepRun
 from fedpriv.reports.statistics import Paired, Trials, holm, paired
 
-Kind = Literal["federated", "local", "centralised", "coalition"]
 Outcome = Literal["gains", "loses", "not told"]
-Setting = tuple[Kind, bool]  # kind, private
 
-WORDS: dict[Setting, str] = {
-    ("federated", True): "Federated, private",
-    ("federated", False): "Federated, no privacy",
-    ("local", True): "Alone, private",
-    ("local", False): "Alone, no privacy",
-    ("centralised", True): "One trusted curator, private",
-    ("centralised", False): "One trusted curator, no privacy",
-}
 LEVEL = 0.95
+_CLOSE = 0.01  # log error by which training without noise may be worse than with it before it counts as badly trained
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,27 @@ class AtEpsilon:
         """Clients by what follows for them."""
         return [gain.client for gain in self.clients if gain.outcome == outcome]
 
+    @property
+    def sure(self) -> bool:
+        """Whether the interval of the mean gain is on one side of 0."""
+        _, low, high = self.gain
+        return low > 0 or high < 0
+
+
+@dataclass(frozen=True)
+class Weak:
+    """A setting without privacy that a sound training would not leave where it is: noise only takes away.
+
+    Attributes:
+        naive: mean log ratio of its errors to the seasonal baseline's; above 0 it is worse than repeating the last day.
+        private: the same to its own private version at `epsilon`; above 0 it is worse although it has no noise.
+    """
+
+    setting: Setting
+    epsilon: float | None
+    naive: float
+    private: float
+
 
 @dataclass(frozen=True)
 class Collaboration:
@@ -107,6 +120,34 @@ class Collaboration:
     def epsilons(self) -> tuple[float, ...]:
         """Epsilons at which the federation was run."""
         return tuple(at.epsilon for at in self.joining)
+
+    def against_naive(self, setting: Setting | str, epsilon: float | None) -> float | None:
+        """Mean log ratio of a setting's errors to those of the seasonal baseline; None where one is missing."""
+        errors, naive = self.errors.get((setting, epsilon)), self.errors.get((NAIVE, None))
+        return None if errors is None or naive is None else float(np.log(errors / naive[0]).mean())
+
+    def established(self, client: str = "") -> bool:
+        """Whether a gain or loss is more than chance at the largest epsilon: on average, or of one client."""
+        last = self.joining[-1]
+        if not client:
+            return last.sure
+        return any(gain.client == client and gain.outcome != "not told" for gain in last.clients)
+
+    @property
+    def weak(self) -> tuple[Weak, ...]:
+        """Settings without privacy that were not trained well enough to judge a gain by; see `Weak`."""
+        found: list[Weak] = []
+        for setting in WORDS:
+            level = None if setting[1] else self.against_naive(setting, None)
+            if level is None:
+                continue
+            own = self.errors[setting, None]
+            at = [e for key, e in self.errors if key == (setting[0], True) and e is not None]
+            private = self.errors[(setting[0], True), max(at)] if at else None
+            worse = 0.0 if private is None else float(np.log(own).mean() - np.log(private).mean())
+            if level > 0 or worse > _CLOSE:
+                found.append(Weak(setting, max(at, default=None), level, worse))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -210,9 +251,7 @@ def _collected(sweep: Sweep) -> _Table | None:
             continue
         kind = setting_of(sweep, run, who, everyone)
         if kind != "coalition" and first.setdefault((kind, run.private), run.arm) != run.arm:
-            notes.append(
-                f"{run.arm} is another arm of the kind {WORDS[kind, run.private].lower()}; only the first is used."
-            )
+            notes.append(f"{run.arm} is another arm of the kind {WORDS[kind, run.private]}; only the first is used.")
             continue
         cell = values.setdefault((kind, run.private, run.budget, who if kind != "centralised" else everyone), {})
         for client, value in zip(rows["client"], rows["value"], strict=True):

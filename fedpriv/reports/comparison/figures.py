@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from fedpriv.reports.comparison.analysis import Analysis, Cell, baseline_errors
-from fedpriv.reports.comparison.axes import MARKERS, STYLES, epsilon_axis, percent_axis
+from fedpriv.reports.comparison.analysis import Analysis, Cell, client_changes, option
+from fedpriv.reports.comparison.axes import epsilon_axis, label_lines, look, percent_axis
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.joining_figures import joining_plans
+from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.critical import critical_difference_diagram
 from fedpriv.reports.drawing import WIDTH, Draw, Palette, Picture, figure, png, svg, words
 from fedpriv.reports.figures import example_drawing
@@ -24,6 +26,7 @@ MAX_LINES = 8  # contenders drawn in colour; the rest are thin and grey
 MAX_PANELS = 6
 MAX_CLIENTS = 12
 EXAMPLES = 2  # of each chosen run
+_AT_LINES = 8  # with more lines than this names stand in a legend
 _CAP = 1.0  # shares beyond which a heat map's colour no longer deepens
 
 Plan = tuple[str, str, Draw | None]
@@ -51,12 +54,6 @@ def pictures(found: Analysis, value: Collaboration | None, directory: Path) -> d
             drawn[name] = Picture(name, alt, svg(draw, name, alt))
             png(draw, directory / f"{name}.png")
     return drawn
-
-
-def colour(palette: Palette, found: Analysis, rule: str) -> str:
-    """The colour of a contender, the same in all pictures."""
-    place = found.contenders.index(rule)
-    return palette.series[place] if place < MAX_LINES else palette.muted
 
 
 # ---- by how much ------------------------------------------------------------------------------------
@@ -132,7 +129,15 @@ def _curve(found: Analysis) -> Draw | None:
                 axes.set_ylabel("error against\nseasonal naive")
         assert first is not None
         handles, labels = first.get_legend_handles_labels()
-        made.legend(handles, labels, loc="outside upper left", ncols=3, handlelength=2.2, columnspacing=1.0)
+        if len(wheres) > 1 or len(labels) > _AT_LINES:
+            made.legend(handles, labels, loc="outside upper left", ncols=2, handlelength=2.2, columnspacing=1.0)
+        else:  # names where the lines end, and no legend to look up
+            ends = [
+                (float(np.atleast_1d(line.get_ydata())[-1]), str(line.get_label()), str(line.get_color()))
+                for line in handles
+                if isinstance(line, Line2D)
+            ]
+            label_lines(first, ends)
         return made
 
     return draw
@@ -150,23 +155,24 @@ def _lines(axes: Axes, found: Analysis, where: str, palette: Palette) -> None:
             continue
         x = [e for e, _ in points]
         mean, low, high = (np.array([g.change[i] for _, g in points]) for i in range(3))
-        shade = colour(palette, found, rule)
-        known = place < MAX_LINES
+        own = look(palette, found.contenders, rule)
+        shade, known = own.colour, place < MAX_LINES
         if place == 0 and np.isfinite(low).all():  # bands of all would hide each other
             axes.fill_between(x, low, high, color=shade, alpha=0.16, linewidth=0)
         axes.plot(
             x,
             mean,
             color=shade,
-            linestyle=STYLES[place % len(STYLES)] if known else "-",
-            marker=MARKERS[place % len(MARKERS)] if known else "",
+            linestyle=own.style,
+            marker=own.marker,
             markersize=4.5,
             linewidth=1.7 if known else 0.7,
             label=words(rule, 22) if known else None,
         )
     plain = found.cells.get((where, None))
     for rule, gain in (plain.gains if plain else {}).items():
-        axes.axhline(gain.change[0], color=palette.text, linestyle="-.", linewidth=1.1, label=words(rule, 22))
+        own = look(palette, found.contenders, rule)
+        axes.axhline(gain.change[0], color=own.colour, linestyle=own.style, linewidth=1.5, label=words(rule, 22))
     if len(found.epsilons) > 1:
         epsilon_axis(axes, found.epsilons)
     percent_axis(axes, "y")
@@ -227,10 +233,12 @@ def _square(axes: Axes, column: int, row: int, cell: Cell | None, rule: str, pal
         return
     change = gain.change[0]
     shade, depth = (palette.ours if change < 0 else palette.naive), min(abs(change), _CAP) / _CAP
+    if gain.low <= 0 <= gain.high:
+        shade = palette.muted
     axes.add_patch(
         Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=shade, alpha=0.06 + 0.5 * depth**0.6, linewidth=0)
     )
-    best = cell.best == rule
+    best = option(cell) == rule
     shown = f"{change * 100:+.0f}" if many else f"{change * 100:+.1f} %"
     text = shown.replace("-", "−") + (" ◆" if best else "")
     axes.text(
@@ -274,12 +282,13 @@ def _clients(found: Analysis) -> Draw | None:
                 points = [(c.epsilon or 0.0, client_change(found, c, rule, client)) for c in cells]
                 points = [(e, change) for e, change in points if change is not None]
                 if points:
+                    own = look(palette, found.contenders, rule)
                     axes.plot(
                         [e for e, _ in points] if over else [r],
                         [change for _, change in points],
-                        color=colour(palette, found, rule),
-                        linestyle=STYLES[r],
-                        marker=MARKERS[r],
+                        color=own.colour,
+                        linestyle=own.style,
+                        marker=own.marker,
                         markersize=4,
                         linewidth=1.4,
                         label=words(rule, 22),
@@ -304,30 +313,27 @@ def _clients(found: Analysis) -> Draw | None:
 
 def client_change(found: Analysis, cell: Cell, rule: str, client: str) -> float | None:
     """Mean over seeds of one client's error against its seasonal baseline, as a relative change."""
-    if rule not in cell.trials.rules or client not in cell.trials.clients:
-        return None
-    naive = baseline_errors(found.sweep.errors, cell.trials, cell.where)
-    if naive is None:
-        return None
-    k = cell.trials.clients.index(client)
-    return float(np.exp(np.log(cell.trials.of_rule(rule)[:, k] / naive[:, k]).mean()) - 1)
+    change = client_changes(found, cell, rule).get(client)
+    return None if change is None else change[0]
 
 
 # ---- examples ---------------------------------------------------------------------------------------
 
 
 def example_runs(found: Analysis) -> list[tuple[str, str]]:
-    """(run, why it was chosen): the best contender at the largest and at the least epsilon, first seed; not by result
-    of the run itself."""
+    """(run, why it was chosen): the best contender (of a collaboration the private federation) at the largest and at
+    the least epsilon, first seed; not by result of the run itself."""
     chosen: list[tuple[str, str]] = []
+    federation = WORDS["federated", True]
+    shown = federation if federation in found.contenders else found.best
     epsilons: list[float | None] = list(dict.fromkeys(found.epsilons[-1:] + found.epsilons[:1])) or [None]
     for epsilon in epsilons:
         for run in found.sweep.done:
-            fits = found.sweep.contender(run) == found.best and run.budget == epsilon
+            fits = found.sweep.contender(run) == shown and run.budget == epsilon
             if fits and (found.sweep.folder(run) / "examples.npz").exists():
                 at = "without privacy" if epsilon is None else f"epsilon {epsilon:g}"
                 where = f", {found.sweep.where(run)}" if found.sweep.where(run) else ""
-                chosen.append((run.run, f"{found.best} at {at}{where}, seed {run.seed}"))
+                chosen.append((run.run, f"{shown} at {at}{where}, seed {run.seed}"))
                 break
     return chosen
 

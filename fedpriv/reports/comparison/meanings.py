@@ -1,33 +1,34 @@
-"""The glossary at the end of a sweep's page, and the captions of its pictures."""
+"""The glossary at the end of a sweep's page."""
 
 from __future__ import annotations
 
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.collaboration import Collaboration
+from fedpriv.reports.tables import METRICS
 
-CAPTIONS = {
-    "differences": "Dots: how much more error each one has than the one with the least, averaged over everything. "
-    "Lines: 95 % interval over seeds and clients. Filled orange: more error than "
-    "chance explains, adjusted for the number of comparisons. Hollow grey: the data do not tell it from the best.",
-    "curve": "Error of the model against the seasonal naive forecast (0: as good as repeating the last day; below: "
-    "better). Band: 95 % interval of the best, over seeds and clients. A line inside the band can still differ from "
-    "the best beyond chance: the comparison pairs seeds and clients, the band does not.",
-    "heat": "Error against seasonal naive; blue: less, orange: more. Bold with ◆: the least error of its column, which "
-    "need not be more than chance.",
-    "ranks": "Mean rank over clients, errors averaged over seeds, partitions and epsilons. A bar joins those that this "
-    "test does not tell apart. It takes the seeds that were run as given, so it is a description; the answer above "
-    "counts seeds as chance.",
-    "clients": "Each client's error against its own seasonal naive forecast, mean over seeds.",
-    "joining": "Gain of joining for each client: dots right of 0 have less error in the federation than alone. Lines: "
-    "95 % interval over seeds (of the mean: over seeds and clients). Hollow grey: cannot be "
-    "told from 0 once the number of clients is allowed for.",
-    "joining-epsilon": "Gain of joining over epsilon. Above the dashed line the client is better off in the "
-    "federation. The ring marks where the mean crosses it.",
-    "settings": "Mean error of all clients in every setting, against seasonal naive.",
-    "left-out": "How much more error the other clients have when this one is left out; negative: they are better off.",
-    "shapley": "Each client's share of the gain of all clients together; the shares add up to the whole gain.",
+PARTITIONS = {
+    "natural": "every utility (or what the data call a client) is one client.",
+    "iid": "all data dealt out at random, so that clients differ by chance only.",
+    "dirichlet": "the same data dealt out anew and unevenly, in blocks of time: shares of each season (or kind of "
+    "daily profile) are drawn from a Dirichlet distribution, so that a client may hold mostly summers.",
+    "quantity": "the same data dealt out with very different amounts for each client.",
+    "temporal": "clients hold different years.",
 }
-
+RULES = {
+    "flat": "a sample's gradient that is longer than a fixed bound is cut down to it.",
+    "auto-s": "every sample's gradient is brought to nearly the bound, short ones too.",
+    "psac": "like auto-s, but very short gradients are left shorter.",
+    "nsgd": "every sample's gradient is divided by its length plus a constant.",
+}
+MEASURES = {
+    "mse": "mean squared error in squared units of each client's own spread (standard deviation of its training part): "
+    "about 1 for always forecasting the mean.",
+    "mae": "mean absolute error, in the same units (not squared).",
+    "rmse": "square root of the MSE.",
+    "nmae": "sum of absolute errors / sum of the true load, in physical units.",
+    "crps": "continuous ranked probability score: judges the whole forecast distribution; in the units of the MAE.",
+    "coverage90": "share of what came true that lies in the 90 % band of the forecast; it should be 90 %.",
+}
 _COMMON = (
     (
         "Error against seasonal naive",
@@ -44,7 +45,8 @@ _COMMON = (
     (
         "p, adjusted (Holm)",
         "How often a difference this large would come up somewhere among all comparisons if nothing differed at all. "
-        "Below 0.05 is called a difference. All pairs are counted, because the best is picked from the same data.",
+        "Below 0.05 is called a difference. All pairs are counted (Holm's step-down correction), because the best is "
+        "picked from the same data.",
     ),
     (
         "No evidence of a difference",
@@ -61,9 +63,15 @@ _COMMON = (
         "(Demsar 2006). Ranks ignore by how much.",
     ),
     (
-        "Losers, worst client, Gini",
+        "Losers, largest error, largest loss, Gini",
         "A good mean can hide clients who lose. Losers: share of clients with more error than their own seasonal naive "
         "forecast. Gini: 0 where all clients have the same error, towards 1 where few have nearly all of it.",
+    ),
+    (
+        "Reading, meter, budget, committed",
+        "A reading is one value of one meter at one step; a meter is one series with all its readings. Budget is the "
+        "epsilon that a run was given; committed is what its clients claim for the whole run, never above the budget. "
+        "“No finite one”: for so large a unit nothing can be promised.",
     ),
     (
         "Epsilon and its unit",
@@ -74,29 +82,38 @@ _COMMON = (
 )
 _JOINING = (
     (
-        "Gain of joining",
-        "1 − error in the private federation / error when the client trains alone. Alone without privacy is what a "
-        "client can do without publishing anything; alone under the same promise is what it would have to do if it "
-        "published its model.",
+        "Error by joining",
+        "Error in the private federation / error when the client trains alone − 1; minus: joining helps. “Alone, no "
+        "privacy” is what a client can do without publishing anything; “alone, private” is what it would have to do if "
+        "it published its model.",
     ),
     (
         "Break-even epsilon",
-        "From which epsilon on the gain is not negative, interpolated between the epsilons that were run (linear in "
+        "From which epsilon on joining has no more error, interpolated between the epsilons that were run (linear in "
         "log epsilon); in brackets the same for both ends of the interval.",
     ),
     (
-        "One trusted curator",
+        "Trusted curator",
         "All readings in one place, noise added once: not an option for utilities that do not share readings, but the "
         "limit of what collaboration could give at this epsilon.",
     ),
     (
         "Contribution, Shapley value",
         "Leave-one-out: what the others lose without a client. Shapley: the mean of what a client adds, over the "
-        "orders in which the clients could join; in log error (0.05: about 5 %).",
+        "orders in which the clients could join; in log error in % (5 %: about 5 % error).",
     ),
 )
 
 
 def meanings(found: Analysis, value: Collaboration | None) -> list[tuple[str, str]]:
     """(term, text) of what the page uses."""
-    return [*(_JOINING if value is not None else ()), *_COMMON]
+    kinds = {str(run.settings.get("partition.kind", "natural")) for run in found.sweep.done}
+    metrics = set(found.sweep.frame["metric"])
+    rules = {str(run.settings["privacy.clipper"]) for run in found.sweep.done if "privacy.clipper" in run.settings}
+    return [
+        *(_JOINING if value is not None else ()),
+        *_COMMON,
+        *((f"Partition: {kind}", text) for kind, text in PARTITIONS.items() if kind in kinds and len(found.wheres) > 1),
+        *((f"Clipping rule: {name}", text) for name, text in RULES.items() if name in rules),
+        *((METRICS[name], text) for name, text in MEASURES.items() if name in metrics),
+    ]

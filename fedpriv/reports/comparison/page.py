@@ -11,17 +11,22 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fedpriv import __version__
 from fedpriv.config import Scenario
+from fedpriv.reports.atomic import read_json
 from fedpriv.reports.comparison import tables
 from fedpriv.reports.comparison.analysis import Analysis
+from fedpriv.reports.comparison.captions import captions
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.figures import example_runs
-from fedpriv.reports.comparison.meanings import CAPTIONS, meanings
-from fedpriv.reports.comparison.promises import Promise
-from fedpriv.reports.comparison.sweep import NAIVE, dotted, value_words
+from fedpriv.reports.comparison.joining_tables import joining_tables
+from fedpriv.reports.comparison.meanings import meanings
+from fedpriv.reports.comparison.naming import WORDS
+from fedpriv.reports.comparison.promises import SEEDED, Promise, not_promised, promise_points
+from fedpriv.reports.comparison.sweep import FEDERATED, dotted, value_words
 from fedpriv.reports.comparison.tables import Titled
 from fedpriv.reports.comparison.template import PAGE
-from fedpriv.reports.comparison.words import answer, headline
+from fedpriv.reports.comparison.words import answer, headline, listed
 from fedpriv.reports.drawing import Picture
 from fedpriv.reports.tables import METRICS, at_most
 from fedpriv.reports.template import SCRIPT, STYLE
@@ -34,6 +39,7 @@ QUESTIONS = {
     "free": "What differs?",
 }
 _FEW_SEEDS = 3
+_COVERED = 0.8  # less than this of what came true in the 90 % bands is warned of
 _LOCAL = ("run.out", "data.dir", "run.workers", "run.name", "run.engine", "run.device")
 
 
@@ -45,6 +51,9 @@ class Section:
     short: str
     title: str
     text: str = ""
+    warning: str = ""
+    points: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    not_promised: list[str] = field(default_factory=list[str])
     pictures: list[str] = field(default_factory=list[str])
     tables: list[Titled] = field(default_factory=list[Titled])
 
@@ -61,10 +70,10 @@ def render(
         style=Markup(STYLE),
         script=Markup(SCRIPT),
         pictures=drawn,
-        captions=CAPTIONS,
+        captions=captions(found, value),
         name=found.sweep.name,
         about=str(found.sweep.table.get("about") or ""),
-        subtitle=_subtitle(found),
+        subtitle=_subtitle(found, value),
         headline=headline(found, value),
         answer=answer(found, value, promises),
         notes=_notes(found, value),
@@ -73,11 +82,12 @@ def render(
         sections=[
             section
             for section in _sections(found, value, promises, drawn, hero)
-            if section.pictures or any(t.grid.rows for t in section.tables) or section.id == "tuning"
+            if section.pictures or any(t.grid.rows for t in section.tables) or section.id in ("tuning", "promise")
         ],
         meanings=meanings(found, value),
         shared=_shared(found),
-        **_reproduce(found),
+        facts=_facts(found),
+        **_reproduce(),
         version=_version(),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -89,21 +99,24 @@ def _hero(found: Analysis, value: Collaboration | None, drawn: Mapping[str, Pict
     return next((key for key in (*first, "differences", "curve", "heat", "clients") if key in drawn), "")
 
 
-def _subtitle(found: Analysis) -> str:
+def _subtitle(found: Analysis, value: Collaboration | None) -> str:
     sweep = found.sweep
     trials = [cell.trials for cell in found.cells.values()]
     seeds = max(len(t.seeds) for t in trials)
     clients = sorted({len(t.clients) for t in trials})
     base = Scenario().override(_base(found))
-    compared = found.overall_trials.rules if found.overall_trials else found.contenders
+    compared = found.contenders
+    if value is None and found.overall_trials is not None:
+        compared = found.overall_trials.rules
     parts = [
         QUESTIONS[sweep.question],
-        f"{len(compared)} compared" if len(compared) > 1 else found.best,
+        f"{len(compared)} {sweep.thing}s compared" if len(compared) > 1 else found.best,
         *([f"{len(found.wheres)} partitions"] if len(found.wheres) > 1 else []),
         *([f"{len(found.epsilons)} epsilons"] if len(found.epsilons) > 1 else []),
         f"{seeds} seed{'s' if seeds != 1 else ''}",
         f"{' or '.join(map(str, clients))} clients",
         f"data: {base.data.source}",
+        _task(base),
         f"error: {METRICS.get(sweep.metric, sweep.metric)} on held-out data",
         f"{base.federation.rounds} rounds",
         f"{len({run.run for run in sweep.done})} runs done",
@@ -127,42 +140,43 @@ def _notes(found: Analysis, value: Collaboration | None) -> list[str]:
     missing = [*found.notes, *(value.notes if value is not None else ())]
     if missing:
         notes.append(" ".join(missing[:4]) + (f" And {len(missing) - 4} more like it." if len(missing) > 4 else ""))
-    if value is not None:
-        notes += _weak_alternative(value)
     seeds = min(len(cell.trials.seeds) for cell in found.cells.values())
     if seeds < _FEW_SEEDS:
         notes.append(
             f"Only {seeds} seed{'s' if seeds > 1 else ''}: how much results vary from run to run is hardly known. Take "
             "differences as hints, and run more seeds before deciding."
         )
-    return notes
+    return [*notes, *_narrow_bands(found)]
 
 
-def _weak_alternative(value: Collaboration) -> list[str]:
-    """A gain over training that failed is no gain: warned of where training alone is worse than doing nothing."""
-    last = value.joining[-1].epsilon
-    alone = value.errors.get((value.alternative, None if not value.alternative[1] else last))
-    naive = value.errors.get((NAIVE, None))
-    if alone is None or naive is None or alone.mean(axis=0).mean() <= naive.mean():
+def _narrow_bands(found: Analysis) -> list[str]:
+    """Forecast intervals that hold much less than they say are warned of: reserves would be planned by them."""
+    if not (found.sweep.frame["metric"] == "coverage90").any():
+        return []
+    frame = found.sweep.scores("coverage90")
+    federation = WORDS["federated", True]
+    shown = federation if federation in found.contenders else found.best
+    values = frame.loc[(frame["contender"] == shown) & (frame["model"] == FEDERATED), "value"]
+    share = float(values.mean()) if len(values) else math.nan
+    if math.isnan(share) or share >= _COVERED:
         return []
     return [
-        "Training alone is worse than repeating the last day here: it was not trained well, and a gain over it says "
-        "little about joining. More rounds or another learning rate for it would be fairer; compare with seasonal "
-        "naive."
+        f"The forecast intervals are far too narrow: the 90 % bands of {listed([shown])} hold {share * 100:.0f} "
+        "% of what came true. The comparison of errors is not touched by that, but do not plan reserves by these bands."
     ]
+
+
+def _task(base: Scenario) -> str:
+    """`forecast 24 steps ahead from the last 168`."""
+    if base.task.kind == "forecast":
+        return f"forecast {base.task.horizon} steps ahead from the last {base.task.context}"
+    return f"{base.task.kind}, windows of {base.task.context + base.task.horizon} steps"
 
 
 def _tiles(found: Analysis, value: Collaboration | None, promises: tuple[Promise, ...]) -> list[dict[str, str]]:
     tiles: list[dict[str, str]] = []
     if value is not None and found.sweep.question == "collaboration":
-        last = value.joining[-1]
-        tiles.append(
-            {"value": tables.change(-last.gain[0]).text, "text": f"error by joining, at epsilon {last.epsilon:g}"}
-        )
-        helped = sum(g.gain > 0 for g in last.clients)
-        tiles.append({"value": f"{helped} of {len(last.clients)}", "text": "clients with less error than alone"})
-        if value.overall is not None and len(value.joining) > 1:
-            tiles.append({"value": value.overall.words().split(" (")[0], "text": "break-even epsilon, on average"})
+        tiles += _joining_tiles(value)
     elif found.overall is not None:
         sure = {"winner": "wins", "tie": "least error, not alone", "no-evidence": "least error, may be chance"}
         tiles.append({"value": found.overall.best, "text": sure.get(found.overall.outcome, "least error")})
@@ -177,7 +191,26 @@ def _tiles(found: Analysis, value: Collaboration | None, promises: tuple[Promise
     for promise in ends:
         weeks = promise.ladder.get("week")
         week = f"; one week: {at_most(weeks)}" if weeks and math.isfinite(weeks) and promise.unit != "week" else ""
-        tiles.append({"value": f"ε {promise.budget:g}", "text": f"promised for one {promise.unit}{week}"})
+        seeded = " (simulation)" if promise.seeded else ""
+        tiles.append({"value": f"ε {promise.budget:g}", "text": f"promised for one {promise.unit}{week}{seeded}"})
+    return tiles
+
+
+def _joining_tiles(value: Collaboration) -> list[dict[str, str]]:
+    last, name = value.joining[-1], WORDS[value.alternative]
+    chance = "" if last.sure else "; may be chance"
+    text = f"error by joining at epsilon {last.epsilon:g}, against {name}{chance}"
+    tiles = [{"value": tables.change(-last.gain[0]).text, "text": text}]
+    gains, loses = len(last.of("gains")), len(last.of("loses"))
+    text = f"clients gain more than chance explains against {name}" + (f", {loses} lose" if loses else "")
+    tiles.append({"value": f"{gains} of {len(last.clients)}", "text": text})
+    if value.overall is not None and len(value.joining) > 1:
+        even = value.overall.words().split(" (")[0]
+        if value.established():
+            tiles.append({"value": even, "text": "break-even epsilon, going by the averages"})
+        else:
+            text = f"break-even epsilon (the averages, which may be chance: {even})"
+            tiles.append({"value": "not established", "text": text})
     return tiles
 
 
@@ -204,19 +237,19 @@ def _sections(
             "Joining",
             "The value of joining",
             text,
-            have("joining", "joining-epsilon", "settings", "left-out", "shapley"),
-            tables.joining(value),
+            pictures=have("joining", "joining-epsilon", "settings", "left-out", "shapley"),
+            tables=joining_tables(value),
         )
     yield Section(
         "by-how-much",
         "By how much",
         "By how much, and how sure",
         found.overall.text if found.overall else "",
-        have("differences"),
-        only(tables.pairs(found)),
+        pictures=have("differences"),
+        tables=only(tables.pairs(found)),
     )
-    yield Section("epsilon", "Over epsilon", "Error over epsilon", "", have("curve"), [])
-    yield Section("where", "Where", "Where it holds", "", have("heat"), only(tables.places(found)))
+    yield Section("epsilon", "Over epsilon", "Error over epsilon", pictures=have("curve"))
+    yield Section("where", "Where", "Where it holds", pictures=have("heat"), tables=only(tables.places(found)))
     first = found.wheres[0]
     shown = f"The picture shows {first or 'all clients'}" + (
         "; the table has all partitions." if len(found.wheres) > 1 else "."
@@ -226,18 +259,19 @@ def _sections(
         "For whom",
         "For whom",
         shown,
-        have("clients"),
-        only(tables.fair(found), tables.by_client(found)),
+        pictures=have("clients"),
+        tables=only(tables.fair(found), tables.by_client(found)),
     )
-    yield Section("ranks-section", "Ranks", "Ranks over clients", "", have("ranks"), [])
+    yield Section("ranks-section", "Ranks", "Ranks over clients", pictures=have("ranks"))
     yield Section(
         "promise",
         "What is promised",
         "What is promised, and to whom",
-        "To every client, against everybody who sees what it sends (the server and the other clients). All "
-        "contenders at one epsilon make the same promise, so their errors can be compared.",
-        [],
-        only(tables.ladder(promises)),
+        _promise_text(promises, value),
+        warning=SEEDED if any(promise.seeded for promise in promises) else "",
+        points=promise_points(promises, value),
+        not_promised=not_promised(promises),
+        tables=only(tables.ladder(promises)),
     )
     examples = [key for key in drawn if key.startswith("example-")]
     chosen = "; ".join(why for _, why in example_runs(found))
@@ -245,14 +279,25 @@ def _sections(
         "examples",
         "Examples",
         "Examples",
-        f"Held-out windows of {chosen}. Evenly spread windows, not picked by result.",
-        examples,
-        [],
+        f"Held-out windows of: {chosen}. Each picture is the load of the client named above it. Evenly spread windows, "
+        "not picked by result.",
+        pictures=examples,
     )
-    yield Section("measures", "Other measures", "Other measures", "", [], only(tables.metrics(found)))
-    yield Section("tuning", "Tuning", "How the learning rates were chosen", _tuning_words(found), [], _tuning(found))
-    yield Section("not-done", "Not done", "Runs that are not done", "", [], only(tables.not_done(found)))
-    yield Section("runs", "Runs", "Every run", "", [], [tables.runs(found)])
+    yield Section("measures", "Other measures", "Other measures", tables=only(tables.metrics(found)))
+    yield Section("tuning", "Tuning", "How the learning rates were chosen", _tuning_words(found), tables=_tuning(found))
+    yield Section("not-done", "Not done", "Runs that are not done", tables=only(tables.not_done(found)))
+    yield Section("runs", "Runs", "Every run", tables=[tables.runs(found)])
+
+
+def _promise_text(promises: tuple[Promise, ...], value: Collaboration | None) -> str:
+    if not promises:
+        return "None of these runs is private: nothing is promised to anyone."
+    budgets = " or ".join(dict.fromkeys(f"{promise.budget:g}" for promise in promises))
+    units = " or one ".join(dict.fromkeys(promise.unit for promise in promises))
+    text = f"To every client: epsilon {budgets} for one {units}, in each private run. "
+    if value is not None:
+        return text + "Who sees what, and who has to be trusted, differs between the settings."
+    return text + "All contenders at one epsilon make the same promise, so their errors can be compared."
 
 
 def _tuning_words(found: Analysis) -> str:
@@ -313,11 +358,36 @@ def _base(found: Analysis) -> dict[str, Any]:
     return {**dotted(settings.get("base") or {}), **dotted(settings.get("set") or {})}
 
 
-def _reproduce(found: Analysis) -> dict[str, str]:
+def _facts(found: Analysis) -> list[tuple[str, str]]:
+    """Task, dates of the data, code: as the runs wrote them down."""
+    rows = [("task", _task(Scenario().override(_base(found))))]
+    for run in found.sweep.done[:1]:
+        model: dict[str, Any] = dict(read_json(found.sweep.folder(run) / "model.json"))
+        data: dict[str, Any] = model.get("data") or {}
+        if model.get("step"):
+            rows.append(("step", f"{model['step']}; {', '.join(map(str, model.get('channels') or []))}"))
+        if data.get("train_start"):
+            rows.append(("trained on", f"{data['train_start']} to {data['train_stop']}; what is held out comes later"))
+        if data.get("citation"):
+            rows.append(("data", f"{data['citation']} ({data.get('licence') or 'no licence named'})"))
+    records: list[dict[str, Any]] = [dict(read_json(found.sweep.folder(run) / "run.json")) for run in found.sweep.done]
+    sources = dict.fromkeys(str(record["source_digest"]) for record in records if record.get("source_digest"))
+    if sources:
+        rows.append(("source digest of the runs", ", ".join(sources)))
+    versions: list[dict[str, Any]] = [
+        record["versions"] for record in records if isinstance(record.get("versions"), Mapping)
+    ]
+    if versions:
+        rows.append(("versions", ", ".join(f"{name} {number}" for name, number in versions[0].items())))
+    return rows
+
+
+def _reproduce() -> dict[str, str]:
     return {
         "reproduce_text": "The folder's sweep.toml is complete: settings, grid, arms and seeds. The same seeds give "
-        "the same runs. A sweep that was interrupted goes on with --resume and the same folder.",
-        "command": f"fedpriv compare {found.sweep.path}/sweep.toml --out sweeps/again",
+        "the same runs. A sweep that was interrupted goes on with --resume and the same folder. In the folder of this "
+        "page:",
+        "command": "fedpriv compare sweep.toml --out ../again",
     }
 
 
@@ -336,4 +406,4 @@ def _version() -> str:
     try:
         return metadata.version("fedpriv")
     except metadata.PackageNotFoundError:
-        return "(from source)"
+        return f"{__version__} (from source)"

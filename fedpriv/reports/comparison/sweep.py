@@ -19,6 +19,7 @@ from typing import Any
 from fedpriv.data.table import Frame
 from fedpriv.errors import InputError
 from fedpriv.reports.atomic import read_json
+from fedpriv.reports.comparison.naming import WORDS, setting_of_arm
 
 EPSILON = "privacy.epsilon"
 FEDERATED, NAIVE = "federated", "seasonal-naive"
@@ -42,6 +43,7 @@ class SweepRun:
         axes: label of every axis. settings: the dotted keys that these and its arm stand for, on top of what all share.
         status: `done`, `failed`, `refused`, ...
         epsilon: the largest committed epsilon of its clients; None where nothing is promised or known.
+        client: who trained, where not everybody did: `BPAT`, `without BPAT`, `BPAT + TVA`.
     """
 
     run: str
@@ -54,6 +56,7 @@ class SweepRun:
     seconds: float | None
     epsilon: float | None
     error: str
+    client: str = ""
 
     @property
     def private(self) -> bool:
@@ -154,11 +157,34 @@ class Sweep:
     def contender(self, run: SweepRun) -> str:
         """What is compared, as a name. Without privacy its rules mean nothing and are not in the name."""
         axes = [key for key in self.contender_axes if run.private or not key.startswith("privacy.")]
-        parts = [run.arm] if self._several_arms and run.arm else []
+        parts = [self.arm_words(run)] if self._several_arms and run.arm else []
         parts += [_words(key, run.axes[key]) for key in axes if key in run.axes]
         if parts:
             return " · ".join(parts)
         return str(run.settings.get("privacy.clipper", FEDERATED)) if run.private else "no privacy"
+
+    def arm_words(self, run: SweepRun) -> str:
+        """What an arm is called: in a collaboration the setting that it stands for, else its own name."""
+        known = self._arm_settings.get((run.arm, run.private)) if self.question == "collaboration" else None
+        if known is None:
+            return run.arm
+        twins = {arm for (arm, _), name in self._arm_settings.items() if name == known}
+        return known if len(twins) == 1 else f"{known} ({run.arm})"
+
+    @cached_property
+    def _arm_settings(self) -> dict[tuple[str, bool], str]:
+        arms = {str(arm.get("name", "")): arm for arm in self.settings.get("arms") or []}
+        found: dict[tuple[str, bool], str] = {}
+        for run in self.runs:
+            setting = setting_of_arm(arms.get(run.arm, {}), run.settings, private=run.private)
+            if run.arm in arms and setting is not None:
+                found[run.arm, run.private] = WORDS[setting]
+        return found
+
+    @property
+    def thing(self) -> str:
+        """What one of the compared is called in a sentence."""
+        return {"clippers": "rule", "collaboration": "setting"}.get(self.question, "contender")
 
     def where(self, run: SweepRun) -> str:
         """Under which partition (and task, unit ...), as a name; empty where there is only one."""
@@ -265,6 +291,7 @@ def _run(
         seconds=_number(entry.get("seconds")),
         epsilon=_number(entry.get("epsilon")),
         error=str(entry.get("error") or ""),
+        client=str(entry.get("client") or ""),
     )
 
 

@@ -7,16 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpriv.reports.comparison.analysis import Analysis, baseline_errors, cell_name
-from fedpriv.reports.comparison.collaboration import WORDS, Collaboration
+from fedpriv.reports.comparison.analysis import (
+    Analysis,
+    against_naive,
+    baseline_errors,
+    cell_name,
+    client_changes,
+    option,
+)
+from fedpriv.reports.comparison.analysis import Cell as Place
+from fedpriv.reports.comparison.naming import is_reference
 from fedpriv.reports.comparison.promises import Promise
-from fedpriv.reports.comparison.shapley import Contribution
 from fedpriv.reports.comparison.sweep import DONE, EPSILON, FEDERATED, SweepRun, value_words
 from fedpriv.reports.page import Cell, Grid, Head
 from fedpriv.reports.statistics import Paired, cliff_word
-from fedpriv.reports.tables import METRICS, MODELS, at_most, number, small
+from fedpriv.reports.tables import METRICS, at_most, number, small
 
 _SORTABLE = "sortable client"
+_POSITIVE = frozenset({"mse", "mae", "rmse", "nmae", "crps", "energy-score", "pinball", "wql", "mape"})
 
 
 @dataclass(frozen=True)
@@ -29,17 +37,13 @@ class Titled:
     kind: str = _SORTABLE
 
 
-def change(value: float | None) -> Cell:
-    """A relative change of an error: less is good."""
+def change(value: float | None, *, sure: bool = True) -> Cell:
+    """A relative change of an error: less is good; without a colour where it may be chance."""
     if value is None or not math.isfinite(value):
         return Cell("–")
     sign = "\N{MINUS SIGN}" if value < 0 else "+"
-    return Cell(f"{sign}{abs(value) * 100:.1f} %", value, "good" if value < 0 else "bad" if value > 0 else "")
-
-
-def gain(value: float) -> Cell:
-    """A gain: more is good."""
-    return Cell(change(value).text, value, "good" if value > 0 else "bad" if value < 0 else "")
+    tone = "good" if value < 0 else "bad" if value > 0 else ""
+    return Cell(f"{sign}{abs(value) * 100:.1f} %", value, tone if sure else "unsure")
 
 
 def span(low: float, high: float) -> Cell:
@@ -63,33 +67,47 @@ def pairs(found: Analysis) -> Titled | None:
         return None
     heads = [
         Head("Less error"),
+        Head("Verdict", "whether the difference is more than chance"),
         Head("More error"),
-        Head("difference", "relative difference of error, mean over seeds, clients, partitions and epsilons"),
+        Head("difference", f"relative difference of error, geometric mean over {everything(found)}"),
         Head("95 % interval", "over seeds and clients"),
         Head("p, adjusted", "t test over seeds and clients, Holm's correction over all pairs"),
         Head("clients", "share of clients for which the first has less error"),
         Head("effect", "Cliff's delta against the spread between clients"),
-        Head("", "what follows"),
     ]
     rows = [_pair(pair, q, pair.significant(q)) for pair, q in zip(overall.pairs, overall.adjusted, strict=True)]
     text = (
-        f"All {len(rows)} pairs, over all clients, seeds, partitions and epsilons. The intervals are for one pair by "
-        "itself; p is adjusted for all of them, and decides."
+        f"All {len(rows)} pairs, over all {everything(found)}. The intervals are for one pair by itself; p is adjusted "
+        "for all of them (Holm), and decides."
     )
+    if len({round(q, 12) for q in overall.adjusted if q < 1}) < sum(q < 1 for q in overall.adjusted):
+        text += (
+            " Equal p are no mistake: Holm's steps go from the surest pair to the least sure, and no pair may get a "
+            "smaller p than the one before it, so neighbours can end at the same value."
+        )
+    if any(is_reference(pair.a) or is_reference(pair.b) for pair in overall.pairs):
+        text += " The trusted curator is a reference, not an option for who does not hand over readings."
     return Titled("Every pair", Grid(heads, rows), text)
+
+
+def everything(found: Analysis) -> str:
+    """What is averaged over: `seeds, clients, partitions and epsilons`, as far as there are several."""
+    parts = ["seeds", "clients", *(["partitions"] if len(found.wheres) > 1 else [])]
+    parts += ["epsilons"] if len(found.epsilons) > 1 else []
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _pair(pair: Paired, adjusted: float, sure: bool) -> list[Cell]:
     mean, low, high = pair.change
     return [
         Cell(pair.a),
+        Cell("differs" if sure else "no evidence", None, "good" if sure else ""),
         Cell(pair.b),
-        Cell(change(mean).text, mean),
+        change(mean, sure=False),
         span(low, high),
         p_value(adjusted),
         Cell(f"{pair.better * 100:.0f} %", pair.better),
         Cell(f"{pair.cliff:+.2f} ({cliff_word(pair.cliff)})".replace("-", "\N{MINUS SIGN}"), pair.cliff),
-        Cell("differs" if sure else "no evidence", None, "good" if sure else ""),
     ]
 
 
@@ -113,15 +131,19 @@ def places(found: Analysis) -> Titled | None:
     ]
     rows: list[list[Cell]] = []
     for cell in cells:
-        own = cell.gains.get(cell.best)
-        as_good = [rule for rule in cell.verdict.not_worse if rule != cell.best] if cell.verdict else []
+        best = option(cell)
+        own = cell.gains.get(best)
+        if best == cell.best:
+            as_good = [rule for rule in cell.verdict.not_worse if rule != best] if cell.verdict else []
+        else:
+            as_good = _not_told(cell, best)
         everyone = len(as_good) == len(cell.trials.rules) - 1
         rows.append(
             [
                 *([Cell(cell.where)] if len(found.wheres) > 1 else []),
                 Cell("none" if cell.epsilon is None else f"{cell.epsilon:g}", cell.epsilon),
-                Cell(cell.best),
-                change(own.change[0]) if own else Cell("–"),
+                Cell(best),
+                change(own.change[0], sure=not own.low <= 0 <= own.high) if own else Cell("–"),
                 span(*own.change[1:]) if own else Cell("–"),
                 Cell("all others" if everyone and as_good else ", ".join(as_good) or "none: it wins"),
                 Cell(str(len(cell.trials.seeds)), len(cell.trials.seeds)),
@@ -130,9 +152,19 @@ def places(found: Analysis) -> Titled | None:
         )
     text = (
         "One combination has few seeds, and all of them are adjusted for together: by itself it shows only large and "
-        "steady differences."
+        "steady differences. Grey: the interval holds 0."
     )
     return Titled("Each combination", Grid(heads, rows), text)
+
+
+def _not_told(cell: Place, best: str) -> list[str]:
+    """Contenders that a combination does not tell from one that is not its best."""
+    assert cell.verdict is not None
+    return [
+        pair.b if pair.a == best else pair.a
+        for pair, q in zip(cell.verdict.pairs, cell.verdict.adjusted, strict=True)
+        if best in (pair.a, pair.b) and not pair.significant(q)
+    ]
 
 
 def fair(found: Analysis) -> Titled | None:
@@ -140,34 +172,43 @@ def fair(found: Analysis) -> Titled | None:
     if not found.fairness:
         return None
     metric = METRICS.get(found.sweep.metric, found.sweep.metric)
+    against = {key: against_naive(found, key[1], key[0]) for key in found.fairness}
     heads = [
-        Head("Contender"),
+        Head(found.sweep.thing.capitalize()),
         Head("epsilon"),
-        Head(f"mean {metric}", "plain mean over clients"),
-        Head("median"),
+        Head("against naive", "error against the seasonal naive forecast, geometric mean over seeds and clients"),
+        Head(f"median {metric}"),
         Head("90 % of clients below"),
-        Head("worst client"),
-        Head(f"its {metric}"),
+        Head("largest error"),
+        Head("whose"),
         Head("losers", "share of clients with more error than their own seasonal naive forecast"),
-        Head("worst change", "largest loss (or least gain) of a client against its seasonal naive forecast"),
+        Head("largest loss against naive", "or the least gain, where nobody loses"),
+        Head("whose"),
         Head("Gini", "of the clients' errors"),
     ]
     rows = [
         [
             Cell(rule),
             Cell("none" if epsilon is None else f"{epsilon:g}", epsilon),
-            *(Cell(number(v), v) for v in (f.mean, f.median, f.p90)),
+            Cell("–")
+            if (own := against[rule, epsilon]) is None
+            else change(own.change[0], sure=not own.low <= 0 <= own.high),
+            *(Cell(number(v), v) for v in (f.median, f.p90, f.worst)),
             Cell(f.worst_client),
-            Cell(number(f.worst), f.worst),
             Cell("–")
             if math.isnan(f.losers)
             else Cell(f"{f.losers * 100:.0f} %", f.losers, "bad" if f.losers else "good"),
-            change(-f.gain_worst),
+            change(-f.gain_worst, sure=False),
+            Cell(f.gain_worst_client or "–"),
             Cell(number(f.gini), f.gini),
         ]
         for (rule, epsilon), f in found.fairness.items()
     ]
-    text = "Over the clients of all partitions, errors averaged over seeds."
+    text = (
+        f"Over all clients{' of all partitions' if len(found.wheres) > 1 else ''}, geometric means over seeds. The "
+        "client with the largest error and the one that loses most against its own seasonal naive forecast need not "
+        "be the same. Grey: the interval holds 0, or there is none."
+    )
     return Titled("Not only the mean", Grid(heads, rows), text)
 
 
@@ -176,6 +217,7 @@ def by_client(found: Analysis) -> Titled | None:
     rows: list[list[Cell]] = []
     for (where, epsilon), cell in found.cells.items():
         naive = baseline_errors(found.sweep.errors, cell.trials, where)
+        changes = {rule: client_changes(found, cell, rule) for rule in cell.trials.rules}
         for k, client in enumerate(cell.trials.clients):
             row = [*([Cell(where)] if len(found.wheres) > 1 else []), Cell(client)]
             row.append(Cell("none" if epsilon is None else f"{epsilon:g}", epsilon))
@@ -187,15 +229,21 @@ def by_client(found: Analysis) -> Titled | None:
                 if naive is None:
                     row.append(Cell(number(float(errors.mean())), float(errors.mean())))
                 else:
-                    row.append(change(float(np.exp(np.log(errors / naive[:, k]).mean()) - 1)))
+                    mean, sure = changes[rule][client]
+                    row.append(change(mean, sure=sure))
             rows.append(row)
     if not rows:
         return None
     heads = [*([Head("Partition")] if len(found.wheres) > 1 else []), Head("Client"), Head("epsilon")]
     heads += [
-        Head(rule, "error against the client's seasonal naive forecast, mean over seeds") for rule in found.contenders
+        Head(rule, "error against the client's seasonal naive forecast, geometric mean over seeds")
+        for rule in found.contenders
     ]
-    return Titled("Each client", Grid(heads, rows), "Click a heading to sort.")
+    text = (
+        "Error against the client's own seasonal naive forecast. Grey: the seeds do not tell it from 0 (95 % t "
+        "interval, each client by itself). Click a heading to sort."
+    )
+    return Titled("Each client", Grid(heads, rows), text)
 
 
 def metrics(found: Analysis) -> Titled | None:
@@ -212,7 +260,8 @@ def metrics(found: Analysis) -> Titled | None:
             for metric, frame in tables.items():
                 at = frame["epsilon"].isna() if epsilon is None else frame["epsilon"] == epsilon
                 values = frame.loc[(frame["contender"] == rule) & (frame["model"] == FEDERATED) & at, "value"]
-                mean = float(values.mean()) if len(values) else math.nan
+                positive = bool(len(values)) and metric in _POSITIVE and bool((values > 0).all())
+                mean = float(np.exp(np.log(values).mean()) if positive else values.mean()) if len(values) else math.nan
                 share = metric in ("nmae", "wql", "coverage50", "coverage90")
                 row.append(
                     Cell("–") if math.isnan(mean) else Cell(f"{mean * 100:.1f} %" if share else number(mean), mean)
@@ -220,10 +269,13 @@ def metrics(found: Analysis) -> Titled | None:
             if any(cell.value is not None for cell in row):
                 rows.append([Cell(rule), Cell("none" if epsilon is None else f"{epsilon:g}", epsilon), *row])
     text = (
-        "Plain means over clients, partitions and seeds. Less is better, except for coverage, which should be as named."
+        f"Over all {everything(found).replace(' and epsilons', '').replace(', clients', ' and clients', 1)}: geometric "
+        "means of errors, plain means of coverage. Less is better, except for coverage, which should be as named."
     )
     return Titled(
-        "Other measures", Grid([Head("Contender"), Head("epsilon"), *(Head(METRICS[m]) for m in known)], rows), text
+        "Other measures",
+        Grid([Head(found.sweep.thing.capitalize()), Head("epsilon"), *(Head(METRICS[m]) for m in known)], rows),
+        text,
     )
 
 
@@ -251,8 +303,12 @@ def ladder(found: tuple[Promise, ...]) -> Titled | None:
         ]
         for p in found
     ]
-    text = "The same runs protect larger units less. Largest epsilon over runs and clients."
-    return Titled("", Grid(heads, rows), text)
+    text = (
+        "The same runs protect larger units less. Largest epsilon over runs and clients. Budget: the epsilon that was "
+        "asked for. Committed: what is claimed, booked before the first reading was used. “No finite one”: nothing "
+        "can be promised for so large a unit."
+    )
+    return Titled("Epsilon for larger units", Grid(heads, rows), text)
 
 
 def _rung(value: float | None) -> Cell:
@@ -265,24 +321,33 @@ def runs(found: Analysis) -> Titled:
     """Every run with a link to its page or folder."""
     sweep = found.sweep
     frame = sweep.errors[sweep.errors["model"] == FEDERATED]
-    means = frame.groupby("run", sort=False)["value"].mean().to_dict()
+    means = {
+        str(run): float(np.exp(np.log(np.maximum(values, 1e-300)).mean()))
+        for run, values in frame.groupby("run", sort=False)["value"]
+    }
+    same: dict[str, list[SweepRun]] = {}
+    for run in sweep.runs:
+        same.setdefault(run.run, []).append(run)
+    arms, who = any(run.arm for run in sweep.runs), any(run.client for run in sweep.runs)
     heads = [
         Head("Run"),
-        *([Head("arm")] if any(run.arm for run in sweep.runs) else []),
+        *([Head(sweep.thing if sweep.question == "collaboration" else "arm", "what the run serves")] if arms else []),
+        *([Head("trained by")] if who else []),
         *(Head(key) for key in sweep.varying),
         Head("seed"),
         Head("status"),
-        Head(f"mean {METRICS.get(sweep.metric, sweep.metric)}"),
-        Head("epsilon", "largest committed of its clients"),
+        Head(f"mean {METRICS.get(sweep.metric, sweep.metric)}", "geometric mean over the clients of the run"),
+        Head("committed epsilon", "the largest of its clients"),
         Head("seconds"),
     ]
     rows: list[list[Cell]] = []
-    for run in sweep.runs:
+    for run, *others in same.values():
         mean = means.get(run.run)
         rows.append(
             [
                 Cell(run.run, link=_link(found, run)),
-                *([Cell(run.arm)] if any(r.arm for r in sweep.runs) else []),
+                *([Cell("; ".join(dict.fromkeys(sweep.arm_words(r) for r in (run, *others))))] if arms else []),
+                *([Cell(run.client or "all clients")] if who else []),
                 *(_axis(run, key) for key in sweep.varying),
                 Cell(run.seed, _as_number(run.seed)),
                 Cell(run.status, None, "good" if run.status == DONE else "bad"),
@@ -291,7 +356,12 @@ def runs(found: Analysis) -> Titled:
                 Cell(f"{run.seconds:.0f}", run.seconds) if run.seconds is not None else Cell("–"),
             ]
         )
-    text = "Each leads to the page of the run, or to its folder. Identical runs share one folder."
+    text = "Each leads to the page of the run, or to its folder."
+    if len(rows) < len(sweep.runs):
+        text += (
+            f" The plan has {len(sweep.runs)} lines; lines that ask for the same run (such as all epsilons of a "
+            f"setting without privacy) share it, which leaves {len(rows)} runs."
+        )
     return Titled("", Grid(heads, rows), text)
 
 
@@ -334,75 +404,3 @@ def not_done(found: Analysis) -> Titled | None:
         for run in others
     ]
     return Titled("", Grid(heads, rows), "", "wide client")
-
-
-def joining(value: Collaboration) -> list[Titled]:
-    """Gain of joining by client and epsilon, break-even, settings, contributions."""
-    heads = [Head("Client")]
-    for at in value.joining:
-        heads += [Head(f"gain at epsilon {at.epsilon:g}"), Head("95 % interval", "over seeds"), Head("")]
-    heads.append(Head("break-even epsilon", "from which epsilon on joining pays"))
-    rows: list[list[Cell]] = []
-    for client in value.clients:
-        row = [Cell(client)]
-        for at in value.joining:
-            own = next((g for g in at.clients if g.client == client), None)
-            if own is None:
-                row += [Cell("–")] * 3
-            else:
-                row += [gain(own.gain), span(own.low, own.high), Cell(own.outcome)]
-        even = value.by_client.get(client)
-        row.append(
-            Cell(even.words(), even.epsilon if even and math.isfinite(even.epsilon) else 1e9) if even else Cell("–")
-        )
-        rows.append(row)
-    text = (
-        f"Against: {WORDS[value.alternative].lower()}. “gains” and “loses” only where the data say so, adjusted for "
-        "the number of clients; the intervals are for one client by itself."
-    )
-    out = [Titled("Gain of joining, client by client", Grid(heads, rows), text)]
-    out.append(_settings(value))
-    for title, by_epsilon in (("Leave-one-out contribution", value.left_out), ("Shapley values", value.shapley)):
-        out += [
-            Titled(
-                f"{title} at epsilon {epsilon:g}",
-                Grid([Head("Client"), Head("contribution"), Head("95 % interval")], [_share(c) for c in rows_]),
-                _exact(title, rows_),
-            )
-            for epsilon, rows_ in by_epsilon.items()
-        ]
-    return out
-
-
-def _share(c: Contribution) -> list[Cell]:
-    return [
-        Cell(c.client),
-        Cell(f"{c.value:+.4f}".replace("-", "\N{MINUS SIGN}"), c.value),
-        Cell(f"{c.low:+.4f} to {c.high:+.4f}", c.low),
-    ]
-
-
-def _exact(title: str, found: tuple[Contribution, ...]) -> str:
-    if title.startswith("Leave"):
-        return "Mean log ratio of the others' errors without and with the client; 0.05 is about 5 %."
-    return (
-        "All orders of joining: exact for these runs."
-        if all(c.exact for c in found)
-        else "Estimated from sampled orders of joining."
-    )
-
-
-def _settings(value: Collaboration) -> Titled:
-    heads = [Head("Setting"), Head("epsilon"), Head("mean error"), Head("median"), Head("worst client")]
-    rows: list[list[Cell]] = []
-    for (setting, epsilon), errors in value.errors.items():
-        by = errors.mean(axis=0)
-        name = MODELS.get(setting, setting) if isinstance(setting, str) else WORDS[setting]
-        rows.append(
-            [
-                Cell(name),
-                Cell("none" if epsilon is None else f"{epsilon:g}", epsilon),
-                *(Cell(number(float(v)), float(v)) for v in (by.mean(), np.median(by), by.max())),
-            ]
-        )
-    return Titled("Every setting", Grid(heads, rows), "Errors of all clients on the same held-out windows.")

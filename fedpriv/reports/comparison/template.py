@@ -38,7 +38,12 @@ PAGE = (
 
 {% for section in sections %}
 <h2 id="{{ section.id }}">{{ section.title }}</h2>
+{% if section.warning %}<div class="warn"><p>{{ section.warning }}</p></div>{% endif %}
 {% if section.text %}<p>{{ section.text }}</p>{% endif %}
+{% if section.points %}<dl class="words">{% for term, text in section.points %}<dt>{{ term }}</dt><dd>{{ text }}</dd>
+{% endfor %}</dl>{% endif %}
+{% if section.not_promised %}<h3>Not promised</h3><ul>{% for text in section.not_promised %}<li>{{ text }}</li>
+{% endfor %}</ul>{% endif %}
 {% if section.pictures | length > 1 %}<div class="pair">{% endif %}
 {% for key in section.pictures %}{% if section.pictures | length > 1 %}<div>{% endif %}
 {{ picture(key, captions.get(key, '')) }}
@@ -54,6 +59,11 @@ PAGE = (
 <h2 id="reproduce">How to reproduce</h2>
 <p>{{ reproduce_text }}</p>
 <pre>{{ command }}</pre>
+<p>To write this page again without training: <code>fedpriv report .</code> The plan is
+<a href="sweep.toml">sweep.toml</a>.</p>
+<div class="scroll"><table class="plain wide"><tbody>{% for key, text in facts %}
+<tr><td>{{ key }}</td><td>{{ text }}</td></tr>
+{% endfor %}</tbody></table></div>
 {% if shared %}<h3>The same in all runs, other than the default</h3>
 <div class="scroll"><table class="plain wide">
 <thead><tr><th scope="col">key</th><th scope="col">here</th></tr></thead>

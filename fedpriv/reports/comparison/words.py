@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
-from fedpriv.reports.comparison.analysis import Analysis, Cell, cell_name
-from fedpriv.reports.comparison.collaboration import WORDS, AtEpsilon, Collaboration, Setting
+from fedpriv.reports.comparison.analysis import Analysis, against_naive, cell_name, client_changes, clients_words
+from fedpriv.reports.comparison.collaboration import AtEpsilon, Collaboration, Outcome, Weak
 from fedpriv.reports.comparison.curves import BreakEven, break_even
+from fedpriv.reports.comparison.naming import WORDS, Setting
 from fedpriv.reports.comparison.promises import Promise
 from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.tables import at_most, small
 from fedpriv.reports.verdicts import between
 
 OTHERS: tuple[Setting, ...] = (("centralised", True), ("local", True), ("federated", False))
-_MANY = 4  # more names than this are counted, not listed
+_MANY = 4  # more names than twice this are counted, not listed
+_SLIGHT, _LARGE = 0.02, 0.15  # shares of the error: below and above them a sure difference is called small and large
 
 
 def headline(found: Analysis, value: Collaboration | None) -> str:
@@ -27,7 +29,8 @@ def headline(found: Analysis, value: Collaboration | None) -> str:
     if overall.outcome == "winner":
         second = _next(found)
         return (
-            f"{overall.best} is the best of {len(rules)}: {change_words(second.change[0])} than the next, {second.b}."
+            f"{overall.best} is the best of {len(rules)}: {size_words(second.change[0])} "
+            f"({change_words(second.change[0])} than the next, {second.b})."
         )
     if overall.outcome == "no-evidence":
         return f"No evidence of a difference between {listed(rules)}."
@@ -46,7 +49,7 @@ def answer(found: Analysis, value: Collaboration | None, promises: tuple[Promise
         if found.overall is not None:
             out.append(_how_sure(found))
         out += [text for text in (_places(found), _worth(found), _left_behind(found)) if text]
-    out.append(promise_words(promises))
+    out.append(promise_words(promises, several_settings=value is not None))
     return [text for text in out if text]
 
 
@@ -86,29 +89,45 @@ def _how_sure(found: Analysis) -> str:
         first, q = pairs[beaten[0]]
         text += (
             f"More than chance: its error is lower than that of {listed(beaten)}. Against {first.b}, the closest of "
-            f"these, {interval_words(first)}, better for {first.better * 100:.0f} % of clients; if they were equal, a "
-            f"difference like this would show up {_rarely(q)}. "
+            f"these, {interval_words(first)}, better for {first.better * 100:.0f} % of clients. If nothing differed at "
+            f"all, chance alone would produce a difference like this {_rarely(q)}. "
         )
         if cliff_word(first.cliff) == "negligible":
             text += "Certain is not large: against the spread between clients this difference is negligible. "
+        ranks = overall.ranks
+        if not open_ and ranks is not None and len(ranks.rules) > 2 and not ranks.separates(overall.best, first.b):
+            text += (
+                f"A rank test over clients, which ignores by how much, does not separate {overall.best} from "
+                f"{first.b}. "
+            )
     return f"{text}From {basis}"
 
 
 def _rarely(p: float) -> str:
-    return "less than once in 1000 such comparisons" if p < 0.001 else f"about once in {1 / p:.0f} such comparisons"
+    """Of sweeps as a whole: p is adjusted for all comparisons of one."""
+    return "in less than 1 of 1000 sweeps like this" if p < 0.001 else f"in about {p * 100:.2g} of 100 sweeps like this"
 
 
 def found_words(found: Analysis) -> str:
     """`3 seeds and 8 clients, averaged over 2 partitions and 3 epsilons`."""
     trials = found.overall_trials
     assert trials is not None
-    clients = sorted({len(cell.trials.clients) for cell in found.cells.values()})
-    text = (
-        f"{len(trials.seeds)} seed{'s' if len(trials.seeds) > 1 else ''} and {' or '.join(map(str, clients))} clients"
-    )
+    private = {key: c.trials for key, c in found.cells.items() if c.epsilon is not None}
+    clients = clients_words(private or {key: c.trials for key, c in found.cells.items()}, trials)
+    text = f"{len(trials.seeds)} seed{'s' if len(trials.seeds) > 1 else ''} and {clients}{_redealt(found, clients)}"
     parts = [f"{len(found.wheres)} partitions"] if len(found.wheres) > 1 else []
     parts += [f"{len(found.epsilons)} epsilons"] if len(found.epsilons) > 1 else []
     return text + (f", averaged over {' and '.join(parts)}" if parts else "")
+
+
+def _redealt(found: Analysis, clients: str) -> str:
+    """Where partitions have other numbers of clients, what that means for the test."""
+    if "+" not in clients:
+        return ""
+    return (
+        f" ({'; '.join(found.wheres)}: the same data dealt out anew, and counted as different clients, so the test is "
+        "somewhat too sure of itself)"
+    )
 
 
 def _places(found: Analysis) -> str:
@@ -136,38 +155,49 @@ def _places(found: Analysis) -> str:
 
 def _worth(found: Analysis) -> str:
     """Against doing nothing private at all: the seasonal naive forecast."""
-    rule, said = found.best, []
+    rule, said, open_ = found.best, [], False
     for epsilon in found.epsilons:
-        cells = [c for c in found.cells.values() if c.epsilon == epsilon and rule in c.gains]
-        if cells:
-            said.append(f"{_naive_words(cells, rule)} at epsilon {epsilon:g}")
+        gain = against_naive(found, epsilon, rule)
+        if gain is not None:
+            said.append(f"{change_words(gain.change[0])} at epsilon {epsilon:g} ({interval_words(gain)})")
+            open_ = open_ or gain.low <= 0 <= gain.high
     if not said:
         return ""
-    return f"Against repeating the last day (seasonal naive, free of charge for privacy), {rule} has {listed(said)}."
-
-
-def _naive_words(cells: list[Cell], rule: str) -> str:
-    gains = [cell.gains[rule] for cell in cells]
-    mean = sum(g.mean for g in gains) / len(gains)
-    text = change_words(math.expm1(mean))
-    if len(gains) == 1:
-        return f"{text} ({interval_words(gains[0])})"
-    worst = max(gains, key=lambda g: g.mean)
-    return f"{text} (worst partition: {change_words(worst.change[0])})" if worst.mean > 0 > mean else text
+    text = f"Against repeating the last day (seasonal naive, free of charge for privacy), {rule} has {listed(said)}."
+    return text + (" Where the interval holds both less and more, the gain may be chance." if open_ else "")
 
 
 def _left_behind(found: Analysis) -> str:
-    epsilon = found.epsilons[-1] if found.epsilons else None
-    fair = found.fairness.get((found.best, epsilon))
-    if fair is None or math.isnan(fair.losers):
+    """Who has more error than its own seasonal naive forecast under the best contender, and at which epsilon."""
+    said: list[str] = []
+    scored = False
+    for epsilon in found.epsilons or (None,):
+        every = losers_of(found, epsilon, found.best)
+        scored = scored or every is not None
+        if every:
+            names = [f"{client} ({change * 100:+.1f} %)" for client, change in every]
+            said.append(("" if epsilon is None else f"at epsilon {epsilon:g} ") + listed(names))
+    if not scored:
         return ""
-    at = "" if epsilon is None else f" at epsilon {epsilon:g}"
-    if fair.losers == 0:
-        return f"Nobody is left behind{at}: with {found.best} every client has less error than its own seasonal naive."
+    if not said:
+        return f"Nobody is left behind: with {found.best} every client has less error than its own seasonal naive."
     return (
-        f"Not every client gains{at}: with {found.best}, {fair.losers * 100:.0f} % of clients have more error than "
-        f"their own seasonal naive forecast; the worst has {-fair.gain_worst * 100:.0f} % more."
+        f"Not every client gains. More error with {found.best} than with their own seasonal naive forecast, mean over "
+        f"seeds: {'; '.join(said)}."
     )
+
+
+def losers_of(found: Analysis, epsilon: float | None, rule: str) -> list[tuple[str, float]] | None:
+    """(client, relative change) of clients with more error than seasonal naive, worst first; None if not scored."""
+    out: list[tuple[str, float]] = []
+    scored = False
+    for cell in found.cells.values():
+        if cell.epsilon == epsilon:
+            changes = client_changes(found, cell, rule)
+            scored = scored or bool(changes)
+            name = f"{cell.where} / " if len(found.wheres) > 1 else ""
+            out += [(name + client, change) for client, (change, _) in changes.items() if change > 0]
+    return sorted(out, key=lambda item: -item[1]) if scored else None
 
 
 # ---- one contender over epsilon ---------------------------------------------------------------------
@@ -205,42 +235,60 @@ def _joining_headline(value: Collaboration) -> str:
     last = value.joining[-1]
     mean, low, high = last.gain
     at = f"at epsilon {last.epsilon:g}"
-    helped = sum(gain.gain > 0 for gain in last.clients)
-    of = f"{helped} of {len(last.clients)} clients have less error than alone"
+    name = WORDS[value.alternative]
     if low > 0:
-        return f"Joining pays {at}: {mean * 100:.1f} % less error than training alone on average; {of}."
-    if high < 0:
-        return f"Joining does not pay {at}: {-mean * 100:.1f} % more error than training alone on average; {of}."
-    return f"No evidence that joining helps or hurts on average {at} ({change_words(-mean)} than alone); {of}."
+        text = f"joining pays {at}, {size_words(-mean)}: {mean * 100:.1f} % less error than {name} on average."
+    elif high < 0:
+        text = f"joining does not pay {at}: {-mean * 100:.1f} % more error than {name} on average."
+    else:
+        text = (
+            f"no evidence that joining helps or hurts on average {at} ({change_words(-mean)} than {name}, which may "
+            "be chance)."
+        )
+    weak = value.weak
+    if not weak:
+        return text[0].upper() + text[1:]
+    return f"The gain of joining cannot be judged from these runs: {_weak_words(weak)}. Taken as it stands: {text}"
+
+
+def _weak_words(weak: tuple[Weak, ...]) -> str:
+    """`“alone, no privacy” has more error than repeating the last day (seasonal naive; 6.3 % more) and than ...`."""
+    said: list[str] = []
+    for one in weak:
+        faults: list[str] = []
+        if one.naive > 0:
+            faults.append(f"repeating the last day (seasonal naive; {math.expm1(one.naive) * 100:.1f} % more)")
+        if one.private > 0 and one.epsilon is not None:
+            faults.append(f"its private version ({math.expm1(one.private) * 100:.1f} % more)")
+        said.append(f"“{WORDS[one.setting]}” has more error than {' and than '.join(faults)}")
+    return f"{'; '.join(said)}. Without noise these should be better: they were not trained well enough to compare with"
 
 
 def _joining(value: Collaboration) -> list[str]:
-    alone = (
-        "training alone, without noise because nothing is published"
-        if not value.alternative[1]
-        else ("training alone under the same promise")
-    )
+    reason = "because nothing is published" if not value.alternative[1] else "as if its model were published"
     last = value.joining[-1]
-    text = [f"Joining means a federation that protects every client. It is compared with {alone}."]
+    text = [
+        f"Joining means a federation that protects every client (“{WORDS['federated', True]}”). It is compared with "
+        f"“{WORDS[value.alternative]}”: a client that trains on its own readings "
+        f"{'under the same promise' if value.alternative[1] else 'without noise'}, {reason}."
+    ]
     rows = [f"epsilon {at.epsilon:g}: {_gain_words(at)}" for at in value.joining]
-    text.append("Average gain of joining, over seeds and clients: " + "; ".join(rows) + ".")
+    text.append("Error by joining, mean over seeds and clients: " + "; ".join(rows) + ".")
     if value.overall is not None and len(value.joining) > 1:
         text.append(_even_words(value, value.overall))
-    losers, unsure = last.of("loses"), last.of("not told")
-    said = []
-    if losers:
-        said.append(f"clearly lose: {listed(losers)}")
-    if unsure:
-        said.append(f"cannot be told with these seeds: {listed(unsure)}")
-    if last.of("gains"):
-        said.append(f"clearly gain: {listed(last.of('gains'))}")
+    helped = sum(gain.gain > 0 for gain in last.clients)
+    said = [f"going by the averages {helped} of {len(last.clients)} have less error"]
+    verbs: dict[Outcome, str] = {"gains": "clearly gain", "loses": "clearly lose", "not told": "may be chance"}
+    for outcome, verb in verbs.items():
+        names = last.of(outcome)
+        if names:
+            said.append(f"{verb}: {listed(names)}")
     text.append(
-        f"Client by client at epsilon {last.epsilon:g} (adjusted for {len(last.clients)} clients): "
-        + "; ".join(said)
-        + "."
+        f"Client by client at epsilon {last.epsilon:g} against “{WORDS[value.alternative]}” (adjusted for "
+        f"{len(last.clients)} clients): " + "; ".join(said) + "."
     )
     against = [
-        f"{WORDS[setting].lower()}: {change_words(pair.change[0])} ({between(pair)})"
+        f"“{WORDS[setting]}”: {change_words(pair.change[0])} ({between(pair)}{_chance(pair)})"
         for setting in OTHERS
         if (pair := value.price.get((setting, last.epsilon))) is not None
     ]
@@ -250,24 +298,40 @@ def _joining(value: Collaboration) -> list[str]:
 
 
 def _even_words(value: Collaboration, even: BreakEven) -> str:
-    if math.isinf(even.epsilon):
-        text = f"By the means alone joining pays at no epsilon up to {even.high_end:g}."
-    elif not even.within:
-        text = f"By the means alone joining pays at every epsilon that was run, from {even.low_end:g} on."
+    if value.established():
+        start = "Going by the averages, joining pays"
     else:
-        text = f"By the means alone joining pays from epsilon {even.words()} on."
+        start = "Going only by the averages, which may be chance, joining would pay"
+    if math.isinf(even.epsilon):
+        text = f"{start} at no epsilon up to {even.high_end:g}."
+    elif not even.within:
+        text = f"{start} at every epsilon that was run, from {even.low_end:g} on."
+    else:
+        text = f"{start} from epsilon {even.words()} on."
+    if not value.established():
+        text += " A break-even epsilon is not established."
     never = [client for client, own in value.by_client.items() if math.isinf(own.epsilon)]
-    return text + (f" No break-even in this range for {listed(never)}." if never else "")
+    sure = [client for client in never if value.established(client)]
+    unsure = [client for client in never if client not in sure]
+    if sure:
+        text += f" No break-even in this range for {listed(sure)}."
+    if unsure:
+        text += f" Going only by its averages none in this range for {listed(unsure)}, which may be chance."
+    return text
 
 
 def _gain_words(at: AtEpsilon) -> str:
-    return f"{change_words(-at.gain[0])} ({between(at.mean)})"
+    return f"{change_words(-at.gain[0])} ({interval_words(at.mean)}{_chance(at.mean)})"
+
+
+def _chance(pair: Paired) -> str:
+    return ", may be chance" if pair.low <= 0 <= pair.high else ""
 
 
 # ---- the promise ------------------------------------------------------------------------------------
 
 
-def promise_words(promises: tuple[Promise, ...]) -> str:
+def promise_words(promises: tuple[Promise, ...], *, several_settings: bool = False) -> str:
     """What was promised to whom in these runs."""
     if not promises:
         return "None of these runs is private: nothing is promised to anyone."
@@ -279,7 +343,11 @@ def promise_words(promises: tuple[Promise, ...]) -> str:
         f"What is promised: every client gets epsilon {epsilons} for one {' or one '.join(units)} over the whole run"
         + (f", at delta {' or '.join(small(d) for d in deltas)}" if deltas else "")
         + (", depending on the run" if len(budgets) > 1 else "")
-        + ". Runs at one epsilon make the same promise, so their errors can be compared."
+        + (
+            ". Against whom depends on the setting: see “What is promised”."
+            if several_settings
+            else ". Runs at one epsilon make the same promise, so their errors can be compared."
+        )
     )
     worst = max(promises, key=lambda promise: promise.committed or 0.0)
     if worst.committed is not None:
@@ -290,6 +358,16 @@ def promise_words(promises: tuple[Promise, ...]) -> str:
 
 
 # ---- small words ------------------------------------------------------------------------------------
+
+
+def size_words(change: float) -> str:
+    """How large a difference that is more than chance is, in words."""
+    size = abs(change)
+    return (
+        "reliably but only slightly better" if size < _SLIGHT
+        else "reliably better" if size < _LARGE
+        else "reliably and much better"
+    )  # fmt: skip
 
 
 def change_words(change: float) -> str:
@@ -303,7 +381,8 @@ def interval_words(found: Paired) -> str:
 
 
 def listed(names: list[str] | tuple[str, ...]) -> str:
-    """`a, b and c`; of many the first few and how many more."""
+    """`a, b and c`; of many the first few and how many more; names with a comma in quotation marks."""
+    names = [f"“{name}”" if "," in name else name for name in names]
     if len(names) > 2 * _MANY:
         return f"{', '.join(names[:_MANY])} and {len(names) - _MANY} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"

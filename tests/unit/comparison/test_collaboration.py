@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import combinations
 
 import numpy as np
@@ -61,10 +62,86 @@ def test_the_page_says_so(tmp_path):
     write_comparison(path)
     found = json.loads((path / "comparison.json").read_text())
     assert found["headline"].startswith("No evidence that joining helps or hurts on average at epsilon 8 (")
-    assert found["headline"].endswith("7 of 8 clients have less error than alone.")
-    assert "clearly lose: NYIS-ZONJ" in " ".join(found["answer"])
+    assert found["headline"].endswith("less error than alone, no privacy, which may be chance).")
+    said = " ".join(found["answer"])
+    assert "clearly lose: NYIS-ZONJ" in said and "going by the averages 7 of 8 have less error" in said
+    assert "Going only by the averages, which may be chance, joining would pay" in said
+    assert "A break-even epsilon is not established" in said
     assert "No break-even in this range for NYIS-ZONJ" in " ".join(found["answer"])
     assert {p.stem for p in (path / "figures").glob("*.png")} >= {"joining", "joining-epsilon", "settings"}
+
+
+def test_baselines_that_were_not_trained_well_are_named_before_any_claim(tmp_path):
+    """Alone without privacy is made worse than seasonal naive: a gain over it is no gain."""
+    made = collaboration(gain=GAIN, noise=0.004)
+    for row in made.rows:
+        if row["arm"] == "alone-open" and row["model"] == "federated" and row["metric"] == "mse":
+            row["value"] *= 1.5
+    path = made.write(tmp_path / "sweep")
+    write_comparison(path)
+    headline = json.loads((path / "comparison.json").read_text())["headline"]
+    assert headline.startswith("The gain of joining cannot be judged from these runs: “alone, no privacy” has more")
+    assert "seasonal naive" in headline and "its private version" in headline
+    assert headline.index("cannot be judged") < headline.index("joining pays")
+    value = value_of_joining(Sweep.open(path))
+    assert [weak.setting for weak in value.weak] == [("local", False)]
+    assert value.weak[0].naive == pytest.approx(math.log(1.5) - 0.2, abs=0.01)
+
+
+def test_sound_baselines_are_not_called_weak(value):
+    assert value.weak == ()
+
+
+def test_alone_is_never_a_name_by_itself(tmp_path):
+    """Two settings are trained alone; every table, legend and sentence says which of them it means."""
+    path = collaboration(gain=GAIN, noise=0.004).write(tmp_path / "sweep")
+    write_comparison(path)
+    found = json.loads((path / "comparison.json").read_text())
+    assert set(found["contenders"]) == {
+        "federated, private",
+        "federated, no privacy",
+        "alone, private",
+        "alone, no privacy",
+        "trusted curator, private",
+    }
+    html = (path / "report.html").read_text()
+    body = re.sub(r"<svg.*?</svg>", "", html[html.index("<h1>") : html.index('id="meaning"')], flags=re.DOTALL)
+    cells = [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<t[dh].*?</t[dh]>", body, re.DOTALL)]
+    assert "alone, private" in cells and "alone" not in cells
+    text = " ".join([found["headline"], *found["answer"]])
+    assert not re.search(r"\balone\b(?!, (no privacy|private))", text.replace("chance alone", "")), text
+
+
+def test_a_break_even_without_evidence_is_not_shown_as_one(tmp_path):
+    path = collaboration(gain=dict.fromkeys(UTILITIES[:3], 0.03), noise=0.2, seeds=2).write(tmp_path / "sweep")
+    write_comparison(path)
+    html = (path / "report.html").read_text()
+    assert "<b>not established</b>" in html
+    text = " ".join(json.loads((path / "comparison.json").read_text())["answer"])
+    assert "Going only by the averages, which may be chance" in text and " joining pays" not in text
+
+
+def test_what_each_setting_asks_to_trust_is_said(tmp_path):
+    path = collaboration(gain=GAIN).write(tmp_path / "sweep")
+    write_comparison(path)
+    html = (path / "report.html").read_text()
+    promise = html[html.index('id="promise"') : html.index('id="tuning"')]
+    for said in (
+        "Simulation with seeded noise, not a guarantee",
+        "The curator sees the raw readings of everybody",
+        "Nothing is sent",
+        "Not promised",
+        "All runs of this sweep together",
+        "one reading had not been read",
+    ):
+        assert said in promise, said
+
+
+def test_means_have_one_order_in_table_and_picture(value):
+    """Both are geometric: the order of settings by error is that of their errors against seasonal naive."""
+    means = {key: np.log(errors).mean() for key, errors in value.errors.items()}
+    against = {key: value.against_naive(*key) for key in value.errors}
+    assert sorted(means, key=lambda key: means[key]) == sorted(against, key=lambda key: against[key])
 
 
 CLIENTS = ("a", "b", "c")

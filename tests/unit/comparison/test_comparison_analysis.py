@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fedpriv.reports.comparison import write_comparison
 from fedpriv.reports.comparison.analysis import analyse
 from fedpriv.reports.comparison.curves import break_even, crossing
 from fedpriv.reports.comparison.sweep import Sweep
+from fedpriv.reports.comparison.words import answer, headline
 from tests.unit.comparison.simulated import UTILITIES, Builder, clippers
 
 
@@ -26,6 +28,50 @@ def test_the_planted_winner_is_named_everywhere(clipper_sweep):
     # what was planted: exp(-0.15) against flat, up to effects of client and seed
     pair = next(p for p in found["overall"]["pairs"] if (p["a"], p["b"]) == ("psac", "flat"))
     assert pair["low"] < -0.15 < pair["high"] and pair["p_holm"] < 0.05
+
+
+def test_the_size_of_a_sure_difference_is_said_in_words(tmp_path):
+    for gain, words in (
+        (-0.01, "reliably but only slightly better"),
+        (-0.08, "reliably better"),
+        (-0.4, "much better"),
+    ):
+        made = clippers(gains={"flat": 0.0, "psac": gain}, noise=0.001, seeds=4)
+        path = made.write(tmp_path / str(gain))
+        found = analyse(Sweep.open(path))
+        assert found.overall is not None and found.overall.outcome == "winner"
+        assert words in headline(found, None)
+
+
+def test_a_rank_test_that_does_not_separate_the_first_two_is_not_said_to_agree(tmp_path):
+    """Three clients are too few for Nemenyi's comparison of three rules, however steady the difference."""
+    made = clippers(
+        gains={"flat": 0.0, "psac": -0.1, "auto-s": -0.2}, wheres=("natural",), clients=UTILITIES[:3], noise=0.001
+    )
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.overall is not None and found.overall.outcome == "winner" and found.overall.ranks is not None
+    assert not found.overall.ranks.separates("auto-s", "psac")
+    assert "does not tell auto-s from psac" in found.overall.text and "agrees" not in found.overall.text
+    assert "does not separate auto-s from psac" in " ".join(answer(found, None, ()))
+
+
+def test_who_loses_is_named_with_the_epsilon(tmp_path):
+    made = clippers(gains={"flat": 0.0, "psac": -0.1}, wheres=("natural",), noise=0.001)
+    for row in made.rows:
+        if row["client"] == "TVA" and row["model"] == "federated" and row["privacy.epsilon"] == 1.0:
+            row["value"] *= 1.5
+    said = " ".join(answer(analyse(Sweep.open(made.write(tmp_path / "s"))), None, ()))
+    assert re.search(r"Not every client gains\..*at epsilon 1 TVA \(\+\d+\.\d %\)\.", said)
+
+
+def test_other_numbers_of_clients_are_told_apart(tmp_path):
+    """Partitions with 8 and 6 scored clients: `8 + 6`, not 14."""
+    made = clippers(gains={"flat": 0.0, "psac": -0.1})
+    gone = {"client-001", "client-002"}
+    made.rows = [row for row in made.rows if row["client"] not in gone]
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.overall is not None and "8 + 6 clients" in found.overall.text
+    assert "14 clients" not in found.overall.text
 
 
 def test_a_seed_that_one_rule_lacks_is_lost_to_all_and_said(tmp_path):
@@ -128,5 +174,5 @@ def test_a_client_without_a_score_is_named(tmp_path):
         if row["client"] == "TVA":
             row.update(model="ledger", split="privacy", metric="epsilon")
     found = analyse(Sweep.open(made.write(tmp_path / "s")))
-    assert "TVA: nothing held out to score, so not in any comparison." in found.notes
+    assert any(note.startswith("TVA: nothing held out to score") for note in found.notes)
     assert found.overall_trials is not None and len(found.overall_trials.clients) == 7
