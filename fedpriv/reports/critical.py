@@ -10,6 +10,8 @@ from fedpriv.reports.ranks import RankTable
 
 _LABEL_STEP = 0.26  # inches between the labels of one side
 _BAR_STEP = 0.13
+_SHORT = 17  # characters of a name that fit into the usual margin
+_WIDE_MARGIN = 1.05
 _MARGIN = 0.62  # room for labels at each end, in lengths of the rank line
 
 
@@ -30,7 +32,8 @@ def critical_difference_diagram(table: RankTable) -> Draw:
         below = drop + _LABEL_STEP * (len(left) + 0.4)
         made = Figure(figsize=(WIDTH, below + 1.2), layout="constrained")
         axes = made.add_subplot()
-        margin = _MARGIN * (count - 1)
+        longest = max(map(len, table.rules))
+        margin = (_MARGIN if longest <= _SHORT else _WIDE_MARGIN) * (count - 1)
         axes.set_xlim(1 - margin, count + margin)
         axes.set_ylim(-below, 0.62)  # inches, the rank line at 0
         axes.axis("off")
@@ -52,7 +55,7 @@ def critical_difference_diagram(table: RankTable) -> Draw:
                 end = 1 - 0.04 * (count - 1) if side == "left" else count + 0.04 * (count - 1)
                 axes.plot([rank, rank, end], [0, y, y], color=palette.muted, linewidth=0.9)
                 axes.plot([rank], [0], "o", color=palette.text, markersize=4)
-                name = words(table.rules[index], 17)
+                name = words(table.rules[index], _SHORT if longest <= _SHORT else 24)
                 text = f"{name} {rank:.2f} " if side == "left" else f" {rank:.2f} {name}"
                 away = "right" if side == "left" else "left"  # outside the lines, where it can cross none
                 axes.text(end, y, text, ha=away, va="center", color=palette.text, fontsize=9)

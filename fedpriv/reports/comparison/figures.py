@@ -26,6 +26,7 @@ MAX_LINES = 8  # contenders drawn in colour; the rest are thin and grey
 MAX_PANELS = 6
 MAX_CLIENTS = 12
 EXAMPLES = 2  # of each chosen run
+_SHORT_NAME = 16  # three longer names do not fit beside each other
 _AT_LINES = 8  # with more lines than this names stand in a legend
 _CAP = 1.0  # shares beyond which a heat map's colour no longer deepens
 
@@ -167,12 +168,12 @@ def _lines(axes: Axes, found: Analysis, where: str, palette: Palette) -> None:
             marker=own.marker,
             markersize=4.5,
             linewidth=1.7 if known else 0.7,
-            label=words(rule, 22) if known else None,
+            label=words(rule, 26) if known else None,
         )
     plain = found.cells.get((where, None))
     for rule, gain in (plain.gains if plain else {}).items():
         own = look(palette, found.contenders, rule)
-        axes.axhline(gain.change[0], color=own.colour, linestyle=own.style, linewidth=1.5, label=words(rule, 22))
+        axes.axhline(gain.change[0], color=own.colour, linestyle=own.style, linewidth=1.5, label=words(rule, 26))
     if len(found.epsilons) > 1:
         epsilon_axis(axes, found.epsilons)
     percent_axis(axes, "y")
@@ -214,7 +215,7 @@ def _heat(found: Analysis) -> Draw | None:
             axes.set_ylim(len(rules) - 0.5, -0.5)
             longest = 26 if columns <= 2 else 15 if columns <= 4 else 10
             axes.set_xticks(range(len(cells)), [words(name, longest) for name, _ in cells])
-            axes.set_yticks(range(len(rules)), [words(rule, 20) for rule in rules])
+            axes.set_yticks(range(len(rules)), [words(rule, 25) for rule in rules])
             axes.xaxis.tick_top()
             axes.tick_params(length=0)
             for side in ("left", "bottom"):
@@ -291,7 +292,7 @@ def _clients(found: Analysis) -> Draw | None:
                         marker=own.marker,
                         markersize=4,
                         linewidth=1.4,
-                        label=words(rule, 22),
+                        label=words(rule, 26),
                     )
             if over:
                 epsilon_axis(axes, [c.epsilon or 0.0 for c in cells])
@@ -305,7 +306,8 @@ def _clients(found: Analysis) -> Draw | None:
             if over and place >= len(clients) - columns:
                 axes.set_xlabel("epsilon", fontsize=9)
         handles, labels = made.axes[0].get_legend_handles_labels()
-        made.legend(handles, labels, loc="outside upper left", ncols=3, handlelength=2.0, columnspacing=1.0)
+        columns = 2 if max(map(len, labels)) > _SHORT_NAME else 3
+        made.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.0, columnspacing=1.0)
         return made
 
     return draw

@@ -11,8 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedpriv import __version__
 from fedpriv.config import Scenario
+from fedpriv.provenance import source_digest
 from fedpriv.reports.atomic import read_json
 from fedpriv.reports.comparison import tables
 from fedpriv.reports.comparison.analysis import Analysis
@@ -406,4 +406,4 @@ def _version() -> str:
     try:
         return metadata.version("fedpriv")
     except metadata.PackageNotFoundError:
-        return f"{__version__} (from source)"
+        return f"from source {source_digest()[:12]}"

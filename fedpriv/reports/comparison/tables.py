@@ -24,6 +24,7 @@ from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.tables import METRICS, at_most, number, small
 
 _SORTABLE = "sortable client"
+_ROUNDED = 0.0005  # below this a change is shown as 0.0 %
 _POSITIVE = frozenset({"mse", "mae", "rmse", "nmae", "crps", "energy-score", "pinball", "wql", "mape"})
 
 
@@ -42,6 +43,8 @@ def change(value: float | None, *, sure: bool = True) -> Cell:
     if value is None or not math.isfinite(value):
         return Cell("–")
     sign = "\N{MINUS SIGN}" if value < 0 else "+"
+    if abs(value) < _ROUNDED:
+        return Cell("0.0 %", value, "unsure")
     tone = "good" if value < 0 else "bad" if value > 0 else ""
     return Cell(f"{sign}{abs(value) * 100:.1f} %", value, tone if sure else "unsure")
 

@@ -252,16 +252,21 @@ def _joining_headline(value: Collaboration) -> str:
 
 
 def _weak_words(weak: tuple[Weak, ...]) -> str:
-    """`“alone, no privacy” has more error than repeating the last day (seasonal naive; 6.3 % more) and than ...`."""
+    """`“alone, no privacy” (+6.2 %) has more error than repeating the last day (seasonal naive)`, and the like."""
     said: list[str] = []
-    for one in weak:
-        faults: list[str] = []
-        if one.naive > 0:
-            faults.append(f"repeating the last day (seasonal naive; {math.expm1(one.naive) * 100:.1f} % more)")
-        if one.private > 0 and one.epsilon is not None:
-            faults.append(f"its private version ({math.expm1(one.private) * 100:.1f} % more)")
-        said.append(f"“{WORDS[one.setting]}” has more error than {' and than '.join(faults)}")
-    return f"{'; '.join(said)}. Without noise these should be better: they were not trained well enough to compare with"
+    naive = [one for one in weak if one.naive > 0]
+    private = [one for one in weak if one.private > 0]
+    for found, what in ((naive, "repeating the last day (seasonal naive)"), (private, "trained with noise")):
+        if found:
+            shares = [math.expm1(one.naive if found is naive else one.private) * 100 for one in found]
+            names = [f"“{WORDS[one.setting]}” ({share:+.1f} %)" for one, share in zip(found, shares, strict=True)]
+            verb = "have" if len(names) > 1 else "has"
+            if found is private and [one.setting for one in private] == [one.setting for one in naive]:
+                sizes = " and ".join(f"{share:+.1f} %" for share in shares)
+                said.append(f"and more than when {what} ({sizes})")
+            else:
+                said.append(f"{' and '.join(names)} {verb} more error than {'when ' if found is private else ''}{what}")
+    return f"{', '.join(said)}, so training without noise was not good enough to compare with"
 
 
 def _joining(value: Collaboration) -> list[str]:

@@ -80,8 +80,8 @@ def test_baselines_that_were_not_trained_well_are_named_before_any_claim(tmp_pat
     path = made.write(tmp_path / "sweep")
     write_comparison(path)
     headline = json.loads((path / "comparison.json").read_text())["headline"]
-    assert headline.startswith("The gain of joining cannot be judged from these runs: “alone, no privacy” has more")
-    assert "seasonal naive" in headline and "its private version" in headline
+    assert headline.startswith("The gain of joining cannot be judged from these runs: “alone, no privacy” (+")
+    assert "more error than repeating the last day (seasonal naive), and more than when trained with noise" in headline
     assert headline.index("cannot be judged") < headline.index("joining pays")
     value = value_of_joining(Sweep.open(path))
     assert [weak.setting for weak in value.weak] == [("local", False)]
