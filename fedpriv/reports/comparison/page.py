@@ -6,15 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 from markupsafe import Markup
 
 from fedpriv.config import Scenario
-from fedpriv.provenance import source_digest
-from fedpriv.reports.atomic import read_json
-from fedpriv.reports.comparison import tables
+from fedpriv.reports.comparison import run_tables, tables
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.captions import captions
 from fedpriv.reports.comparison.collaboration import Collaboration
@@ -22,11 +19,13 @@ from fedpriv.reports.comparison.figures import example_runs
 from fedpriv.reports.comparison.joining_tables import joining_tables
 from fedpriv.reports.comparison.meanings import meanings
 from fedpriv.reports.comparison.naming import WORDS
+from fedpriv.reports.comparison.phrases import listed, size_words
 from fedpriv.reports.comparison.promises import SEEDED, Promise, not_promised, promise_points
-from fedpriv.reports.comparison.sweep import FEDERATED, dotted, value_words
+from fedpriv.reports.comparison.reproduce import base, facts, reproduce, shared, task, version
+from fedpriv.reports.comparison.sweep import FEDERATED, value_words
 from fedpriv.reports.comparison.tables import Titled
 from fedpriv.reports.comparison.template import PAGE
-from fedpriv.reports.comparison.words import answer, headline, listed
+from fedpriv.reports.comparison.words import answer, headline
 from fedpriv.reports.drawing import Picture
 from fedpriv.reports.tables import METRICS, at_most
 from fedpriv.reports.template import SCRIPT, STYLE
@@ -40,7 +39,6 @@ QUESTIONS = {
 }
 _FEW_SEEDS = 3
 _COVERED = 0.8  # less than this of what came true in the 90 % bands is warned of
-_LOCAL = ("run.out", "data.dir", "run.workers", "run.name", "run.engine", "run.device")
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,10 @@ def render(
             if section.pictures or any(t.grid.rows for t in section.tables) or section.id in ("tuning", "promise")
         ],
         meanings=meanings(found, value),
-        shared=_shared(found),
-        facts=_facts(found),
-        **_reproduce(),
-        version=_version(),
+        shared=shared(found),
+        facts=facts(found),
+        **reproduce(),
+        version=version(),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
@@ -104,7 +102,7 @@ def _subtitle(found: Analysis, value: Collaboration | None) -> str:
     trials = [cell.trials for cell in found.cells.values()]
     seeds = max(len(t.seeds) for t in trials)
     clients = sorted({len(t.clients) for t in trials})
-    base = Scenario().override(_base(found))
+    settings = Scenario().override(base(found))
     compared = found.contenders
     if value is None and found.overall_trials is not None:
         compared = found.overall_trials.rules
@@ -115,10 +113,10 @@ def _subtitle(found: Analysis, value: Collaboration | None) -> str:
         *([f"{len(found.epsilons)} epsilons"] if len(found.epsilons) > 1 else []),
         f"{seeds} seed{'s' if seeds != 1 else ''}",
         f"{' or '.join(map(str, clients))} clients",
-        f"data: {base.data.source}",
-        _task(base),
+        f"data: {settings.data.source}",
+        task(settings),
         f"error: {METRICS.get(sweep.metric, sweep.metric)} on held-out data",
-        f"{base.federation.rounds} rounds",
+        f"{settings.federation.rounds} rounds",
         f"{len({run.run for run in sweep.done})} runs done",
         *([f"{len({run.run for run in sweep.others})} not"] if sweep.others else []),
     ]
@@ -166,23 +164,21 @@ def _narrow_bands(found: Analysis) -> list[str]:
     ]
 
 
-def _task(base: Scenario) -> str:
-    """`forecast 24 steps ahead from the last 168`."""
-    if base.task.kind == "forecast":
-        return f"forecast {base.task.horizon} steps ahead from the last {base.task.context}"
-    return f"{base.task.kind}, windows of {base.task.context + base.task.horizon} steps"
-
-
 def _tiles(found: Analysis, value: Collaboration | None, promises: tuple[Promise, ...]) -> list[dict[str, str]]:
     tiles: list[dict[str, str]] = []
     if value is not None and found.sweep.question == "collaboration":
         tiles += _joining_tiles(value)
     elif found.overall is not None:
         sure = {"winner": "wins", "tie": "least error, not alone", "no-evidence": "least error, may be chance"}
-        tiles.append({"value": found.overall.best, "text": sure.get(found.overall.outcome, "least error")})
         first = next((p for p in found.overall.pairs if p.a == found.overall.best), None)
+        text = sure.get(found.overall.outcome, "least error")
+        if first is not None and found.overall.outcome == "winner":
+            text = f"wins: {size_words(first.change[0])}"
+        tiles.append({"value": found.overall.best, "text": text})
         if first is not None:
-            tiles.append({"value": tables.change(first.change[0]).text, "text": f"error against {first.b}, the next"})
+            tiles.append(
+                {"value": tables.change(first.change[0]).text, "text": f"error against {first.b}, the next best"}
+            )
         cells = [c for c in found.cells.values() if c.verdict and c.epsilon is not None]
         if len(cells) > 1:
             least = sum(c.best == found.overall.best for c in cells)
@@ -285,8 +281,8 @@ def _sections(
     )
     yield Section("measures", "Other measures", "Other measures", tables=only(tables.metrics(found)))
     yield Section("tuning", "Tuning", "How the learning rates were chosen", _tuning_words(found), tables=_tuning(found))
-    yield Section("not-done", "Not done", "Runs that are not done", tables=only(tables.not_done(found)))
-    yield Section("runs", "Runs", "Every run", tables=[tables.runs(found)])
+    yield Section("not-done", "Not done", "Runs that are not done", tables=only(run_tables.not_done(found)))
+    yield Section("runs", "Runs", "Every run", tables=[run_tables.runs(found)])
 
 
 def _promise_text(promises: tuple[Promise, ...], value: Collaboration | None) -> str:
@@ -304,17 +300,17 @@ def _tuning_words(found: Analysis) -> str:
     tuning = found.sweep.tuning
     if not tuning:
         return (
-            "Nothing was tuned in this sweep: every contender ran with the learning rate of the settings or with the "
-            "public rule of the library, which knows noise, batch and model size and no data. A rule that wants "
+            f"Nothing was tuned in this sweep: every {found.sweep.thing} ran with the learning rate of the settings or "
+            "with the public rule of the library, which knows noise, batch and model size and no data. One that wants "
             "another rate is at a disadvantage here."
         )
     where = _of_tuning(found, "scenario") or "synthetic or public data"
     trials = _of_tuning(found, "trials")
     many = f" with {trials} trials each" if trials not in (None, "", 0) else " with the same number of trials for each"
     return (
-        f"Chosen for every rule on {value_words(where)}{many}, never on the test part of the clients here, so it "
-        "costs them no privacy. Tuning on the clients' own readings would have to be paid for: k tries at epsilon e "
-        "cost up to k times e by plain composition."
+        f"Chosen for every {found.sweep.thing} on {value_words(where)}{many}, never on the test part of the clients "
+        "here, so it costs them no privacy. Tuning on the clients' own readings would have to be paid for: k tries at "
+        "epsilon e cost up to k times e by plain composition."
     )
 
 
@@ -348,62 +344,3 @@ def _tuning(found: Analysis) -> list[Titled]:
     return [
         Titled("", Grid([Head(k.replace("_", " ")) for k in keys], [[cell(row.get(k)) for k in keys] for row in rows]))
     ]
-
-
-# ---- how to reproduce -------------------------------------------------------------------------------
-
-
-def _base(found: Analysis) -> dict[str, Any]:
-    settings = found.sweep.settings
-    return {**dotted(settings.get("base") or {}), **dotted(settings.get("set") or {})}
-
-
-def _facts(found: Analysis) -> list[tuple[str, str]]:
-    """Task, dates of the data, code: as the runs wrote them down."""
-    rows = [("task", _task(Scenario().override(_base(found))))]
-    for run in found.sweep.done[:1]:
-        model: dict[str, Any] = dict(read_json(found.sweep.folder(run) / "model.json"))
-        data: dict[str, Any] = model.get("data") or {}
-        if model.get("step"):
-            rows.append(("step", f"{model['step']}; {', '.join(map(str, model.get('channels') or []))}"))
-        if data.get("train_start"):
-            rows.append(("trained on", f"{data['train_start']} to {data['train_stop']}; what is held out comes later"))
-        if data.get("citation"):
-            rows.append(("data", f"{data['citation']} ({data.get('licence') or 'no licence named'})"))
-    records: list[dict[str, Any]] = [dict(read_json(found.sweep.folder(run) / "run.json")) for run in found.sweep.done]
-    sources = dict.fromkeys(str(record["source_digest"]) for record in records if record.get("source_digest"))
-    if sources:
-        rows.append(("source digest of the runs", ", ".join(sources)))
-    versions: list[dict[str, Any]] = [
-        record["versions"] for record in records if isinstance(record.get("versions"), Mapping)
-    ]
-    if versions:
-        rows.append(("versions", ", ".join(f"{name} {number}" for name, number in versions[0].items())))
-    return rows
-
-
-def _reproduce() -> dict[str, str]:
-    return {
-        "reproduce_text": "The folder's sweep.toml is complete: settings, grid, arms and seeds. The same seeds give "
-        "the same runs. A sweep that was interrupted goes on with --resume and the same folder. In the folder of this "
-        "page:",
-        "command": "fedpriv compare sweep.toml --out ../again",
-    }
-
-
-def _shared(found: Analysis) -> list[tuple[str, str]]:
-    """Settings of all runs that differ from the defaults; where files lie says nothing about the result."""
-    here, default = Scenario().override(_base(found)).flat(), Scenario().flat()
-    varied = {*found.sweep.varying}
-    return [
-        (key, value_words(here[key]))
-        for key in here
-        if here[key] != default[key] and key not in varied and key not in _LOCAL
-    ]
-
-
-def _version() -> str:
-    try:
-        return metadata.version("fedpriv")
-    except metadata.PackageNotFoundError:
-        return f"from source {source_digest()[:12]}"

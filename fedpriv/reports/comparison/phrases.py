@@ -1,0 +1,37 @@
+"""Small phrases of the answer: changes, intervals, lists."""
+
+from __future__ import annotations
+
+from fedpriv.reports.statistics import Paired
+from fedpriv.reports.verdicts import between
+
+_MANY = 4  # more names than twice this are counted, not listed
+_SLIGHT, _LARGE = 0.02, 0.15  # shares of the error: below and above them a sure difference is called small and large
+
+
+def size_words(change: float) -> str:
+    """How large a difference that is more than chance is, in words."""
+    size = abs(change)
+    return (
+        "reliably but only slightly better" if size < _SLIGHT
+        else "reliably better" if size < _LARGE
+        else "reliably and much better"
+    )  # fmt: skip
+
+
+def change_words(change: float) -> str:
+    """`4.1 % less error`."""
+    return f"{abs(change) * 100:.1f} % {'less' if change <= 0 else 'more'} error"
+
+
+def interval_words(found: Paired) -> str:
+    """`95 % interval: 6.9 % less to 1.2 % more`."""
+    return f"{found.level * 100:g} % interval: {between(found)}"
+
+
+def listed(names: list[str] | tuple[str, ...]) -> str:
+    """`a, b and c`; of many the first few and how many more; names with a comma in quotation marks."""
+    names = [f"“{name}”" if "," in name else name for name in names]
+    if len(names) > 2 * _MANY:
+        return f"{', '.join(names[:_MANY])} and {len(names) - _MANY} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
