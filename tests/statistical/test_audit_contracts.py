@@ -283,7 +283,7 @@ def test_zcdp_of_another_kind_is_refused(book):
 # ---- no false alarm -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.study
 @pytest.mark.parametrize("kind", ["schedule", "filter", "hardened"])
 def test_no_false_alarm_over_twenty_seeds(book, kind):
     made = {"schedule": scheduled, "filter": filtered, "hardened": hardened}[kind]()

@@ -6,6 +6,7 @@ import pytest
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import epsilon_of
+from fedpriv.privacy.contract import Contract
 from fedpriv.privacy.events import decode_event
 from fedpriv.training import LocalWorker
 from simulations.sweep.grid import FACTOR, combinations
@@ -84,11 +85,13 @@ def test_the_private_cost_composes_all_trials():
     every = trials(spec)
     cost = private_cost(spec, every)
     scenario = next(t.runs[0].scenario for t in every if t.rule.private)
-    contract = LocalWorker(scenario).contract("run")
-    assert contract is not None
-    privacy, event = scenario.privacy, decode_event(contract.event)
-    one = epsilon_of([(event, 3 * contract.steps_total)], privacy.delta, privacy.relation)
-    both = epsilon_of([(event, 6 * contract.steps_total)], privacy.delta, privacy.relation)
+    worker, privacy = LocalWorker(scenario), scenario.privacy
+    contract = worker.contract("run")
+    assert isinstance(contract, Contract)
+    parts = [(decode_event(c.event), c.steps_total) for c in (contract, *worker.side_contracts("run"))]
+    assert len(parts) == 2, "the steps, and the statistics of the warm start"
+    one = epsilon_of([(event, 3 * count) for event, count in parts], privacy.delta, privacy.relation)
+    both = epsilon_of([(event, 6 * count) for event, count in parts], privacy.delta, privacy.relation)
     assert cost["epsilon_of_a_run"] == 4
     assert cost["epsilon_one_rule"] == pytest.approx(one, rel=1e-3)
     assert cost["epsilon_all_rules"] == pytest.approx(both, rel=1e-3)
