@@ -173,7 +173,9 @@ def _lines(axes: Axes, found: Analysis, where: str, palette: Palette) -> None:
     plain = found.cells.get((where, None))
     for rule, gain in (plain.gains if plain else {}).items():
         own = look(palette, found.contenders, rule)
-        axes.axhline(gain.change[0], color=own.colour, linestyle=own.style, linewidth=1.5, label=words(rule, 26))
+        name = words(rule, 26)
+        name = name if rule not in found.contenders else f"{name}, no privacy"  # else it stands in the legend twice
+        axes.axhline(gain.change[0], color=own.colour, linestyle=own.style, linewidth=1.5, label=name)
     if len(found.epsilons) > 1:
         epsilon_axis(axes, found.epsilons)
     percent_axis(axes, "y")
