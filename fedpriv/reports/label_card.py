@@ -8,7 +8,8 @@ from typing import Any
 from fedpriv.reports.tables import at_most, number, small
 
 _RELATIONS = {
-    "zero-out": "zero-out: what changes if the unit had not been read (its place in the calendar stays public)",
+    "zero-out": "zero-out: what changes if no window that touches the unit had contributed (its place in the calendar "
+    "stays public)",
     "replace-one": "replace-one: what changes if the unit had had any other value",
     "add-remove": "add-remove: what changes if the unit had not been there at all",
 }

@@ -77,8 +77,8 @@ def _finite(value: object) -> float:
 
 
 RELATIONS = {
-    "zero-out": "what everybody sees could nearly as well have come from data in which one {unit} had not been read. "
-    "That it exists, and when, is public",
+    "zero-out": "what everybody sees could nearly as well have come if no window that touches one {unit} had "
+    "contributed. That it exists, and when, is public",
     "replace-one": "what everybody sees could nearly as well have come from data in which one {unit} had any other "
     "value",
     "add-remove": "what everybody sees could nearly as well have come from data in which one {unit} is not there",

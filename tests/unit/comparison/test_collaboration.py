@@ -132,7 +132,7 @@ def test_what_each_setting_asks_to_trust_is_said(tmp_path):
         "Nothing is sent",
         "Not promised",
         "All runs of this sweep together",
-        "one reading had not been read",
+        "no window that touches one reading had contributed",
     ):
         assert said in promise, said
 
