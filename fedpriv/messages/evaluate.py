@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Self, cast
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from fedpriv.messages.fields import SCHEMA, Basis, Body, WireError, head_hash, head_number, public, refusal_of
+from fedpriv.messages.fields import SCHEMA, Basis, Body, WireError, content_of, head_hash, head_number, public
 
 EVALUATE: Final = "evaluate"
 _SUM_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,95}")
@@ -151,10 +151,7 @@ def read_evaluate_reply(message: Message, request: EvaluateRequest) -> EvaluateR
     Raises:
         WireError: an error reply, or a reply that is not what was asked for.
     """
-    if message.has_error():
-        refusal = refusal_of(message)
-        raise WireError(f"the client refused: {refusal.word}", refusal)
-    reply = EvaluateReply.from_record(message.content)
+    reply = EvaluateReply.from_record(content_of(message))
     if (reply.run_id, reply.round, reply.part) != (request.run_id, request.round, request.part):
         raise WireError("the reply belongs to another request")
     return reply

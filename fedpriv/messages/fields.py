@@ -191,3 +191,15 @@ def refusal_of(message: Message) -> Refusal:
         return Refusal(message.error.code)
     except ValueError:
         return Refusal.NODE_LOST
+
+
+def content_of(message: Message) -> RecordDict:
+    """What a reply carries.
+
+    Raises:
+        WireError: an error reply; its `refusal` is the client's.
+    """
+    if message.has_error():
+        refusal = refusal_of(message)
+        raise WireError(f"the client refused: {refusal.word}", refusal)
+    return message.content

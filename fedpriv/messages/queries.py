@@ -14,11 +14,11 @@ from fedpriv.messages.fields import (
     Numbers,
     Refusal,
     WireError,
+    content_of,
     event,
     head_hash,
     head_number,
     public,
-    refusal_of,
 )
 
 HELLO: Final = "query.hello"
@@ -105,10 +105,7 @@ def read_hello(message: Message) -> Hello:
     Raises:
         WireError: an error reply, another schema, or a reply that is not what was asked for.
     """
-    if message.has_error():
-        refusal = refusal_of(message)
-        raise WireError(f"the client refused: {refusal.word}", refusal)
-    hello = Hello.from_record(message.content)
+    hello = Hello.from_record(content_of(message))
     if hello.schema != SCHEMA:
         raise WireError(f"the client speaks schema {hello.schema}, this server {SCHEMA}", Refusal.SOURCE_MISMATCH)
     return hello
@@ -120,10 +117,7 @@ def read_budget(message: Message) -> BudgetReply:
     Raises:
         WireError: an error reply, or a reply that is not what was asked for.
     """
-    if message.has_error():
-        refusal = refusal_of(message)
-        raise WireError(f"the client refused: {refusal.word}", refusal)
-    return BudgetReply.from_record(message.content)
+    return BudgetReply.from_record(content_of(message))
 
 
 def read_count(message: Message, request: CountRequest) -> CountReply:
@@ -132,10 +126,7 @@ def read_count(message: Message, request: CountRequest) -> CountReply:
     Raises:
         WireError: an error reply, or a reply that is not what was asked for.
     """
-    if message.has_error():
-        refusal = refusal_of(message)
-        raise WireError(f"the client refused: {refusal.word}", refusal)
-    reply = CountReply.from_record(message.content)
+    reply = CountReply.from_record(content_of(message))
     if reply.run_id != request.run_id:
         raise WireError("the reply belongs to another request")
     return reply

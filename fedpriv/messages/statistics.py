@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Self
 
 from flwr.app import Message, RecordDict
 
-from fedpriv.messages.fields import SCHEMA, Body, Numbers, WireError, event, head_hash, head_number, public, refusal_of
+from fedpriv.messages.fields import SCHEMA, Body, Numbers, WireError, content_of, event, head_hash, head_number, public
 from fedpriv.messages.model import Flat, decode_model, encode_model
 
 STATISTICS: Final = "query.statistics"
@@ -65,10 +65,7 @@ def read_statistics(message: Message, request: StatisticsRequest, *, size: int) 
     Raises:
         WireError: an error reply, or a reply that is not what was asked for.
     """
-    if message.has_error():
-        refusal = refusal_of(message)
-        raise WireError(f"the client refused: {refusal.word}", refusal)
-    reply = StatisticsReply.from_record(message.content, size=size)
+    reply = StatisticsReply.from_record(content_of(message), size=size)
     if reply.run_id != request.run_id:
         raise WireError("the reply belongs to another request")
     return reply

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Self
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedpriv.messages.fields import SCHEMA, Body, Refusal, WireError, event, public, refusal_of
+from fedpriv.messages.fields import SCHEMA, Body, Refusal, WireError, content_of, event, public
 from fedpriv.messages.model import Flat, decode_model, encode_model
 
 TRAIN: Final = "train"
@@ -149,10 +149,7 @@ def read_train_reply(message: Message, request: TrainRequest, *, num_parameters:
     Raises:
         WireError: an error reply (its `refusal` is the client's), or a reply that is not what was asked for.
     """
-    if message.has_error():
-        refusal = refusal_of(message)
-        raise WireError(f"the client refused: {refusal.word}", refusal)
-    reply = TrainReply.from_record(message.content, num_parameters=num_parameters)
+    reply = TrainReply.from_record(content_of(message), num_parameters=num_parameters)
     if (reply.run_id, reply.round, reply.steps) != (request.run_id, request.round, request.steps):
         raise WireError("the reply belongs to another request")
     asked = None if request.rule is None else decode_model(request.rule, num_parameters=None).size
