@@ -144,7 +144,7 @@ def planned_epsilon(scenario: Scenario) -> float:
     """Epsilon of the whole run, by its own public settings."""
     from fedpriv.training import LocalWorker
 
-    return LocalWorker.for_scenario(scenario).planned_epsilon()
+    return LocalWorker.for_scenario(scenario).commitments.planned_epsilon()
 
 
 def objection(scenario: Scenario, content: Mapping[str, object], unit: str, relation: str) -> str:
@@ -175,7 +175,7 @@ def fit_of(scenario: Scenario, content: Mapping[str, object], ledger: Ledger) ->
     from fedpriv.training import LocalWorker
 
     worker = LocalWorker.for_scenario(scenario)
-    contract = worker.contract(_PLANNED)
+    contract = worker.commitments.contract(_PLANNED)
     assert contract is not None, "scenarios without privacy are refused when read"
     allowed, known = min(float(str(content["epsilon"])), ledger.budget_epsilon), ledger.agreements()
     joined = any(replace(each, run_id=_PLANNED) == contract for each in known)
@@ -183,7 +183,7 @@ def fit_of(scenario: Scenario, content: Mapping[str, object], ledger: Ledger) ->
     same = (contract.unit, contract.relation, contract.delta) == (ledger.unit, ledger.relation.value, ledger.delta)
     total = ledger.committed()
     if same and not joined:
-        total = ledger.epsilon_of_all([*known, contract, *worker.side_contracts(_PLANNED)])
+        total = ledger.epsilon_of_all([*known, contract, *worker.commitments.side_contracts(_PLANNED)])
     if not why and total > allowed:
         left = max(0.0, allowed - ledger.committed())
         why = f"all runs together would cost epsilon {total:.4g}, the budget is {allowed:g}, and {left:.4g} is left."
@@ -192,7 +192,7 @@ def fit_of(scenario: Scenario, content: Mapping[str, object], ledger: Ledger) ->
         name=scenario.run.name,
         rounds=scenario.federation.rounds,
         steps=scenario.steps_total,
-        epsilon=worker.planned_epsilon(),
+        epsilon=worker.commitments.planned_epsilon(),
         joined=joined,
         total=total,
         objection=why,

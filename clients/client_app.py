@@ -42,6 +42,7 @@ from fedpriv.privacy.renyi_contract import AnyContract
 from fedpriv.provenance import source_digest
 from fedpriv.releases import Kind, side_run
 from fedpriv.training import LocalWorker, Trained
+from fedpriv.training.fine_tuning import evaluate_personal, personal_weights, personalise
 
 _log = logging.getLogger("fedpriv.clients")
 
@@ -135,7 +136,7 @@ def _train(message: Message, node: Node) -> Message:
     _reference(request.reference, worker)
     if request.steps == 0:
         return _reply(message, request, start, 0, "")
-    contract = worker.contract(request.run_id)
+    contract = worker.commitments.contract(request.run_id)
     if contract is None:
         if node.mode == "deployment":
             raise NotConfigured("a deployed client trains with privacy only")
@@ -153,13 +154,13 @@ def _train_privately(
 ) -> Message:
     ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
     ledger.check_descends((request.ledger_seq, request.ledger_head))  # an old copy or a fork stops here
-    ledgers.enrol(node, ledger, contract, *worker.side_contracts(request.run_id))
+    ledgers.enrol(node, ledger, contract, *worker.commitments.side_contracts(request.run_id))
     reservation = ledger.reserve(
         run_id=request.run_id,
         round=request.round,
         steps=request.steps,
         request_digest=request.digest(),
-        event=worker.round_event(request.round, request.steps),
+        event=worker.commitments.round_event(request.round, request.steps),
     )
     # From here on the reservation is on disk; private rows may be read.
     if reservation.stored is not None:
@@ -276,7 +277,7 @@ def _personal(node: Node, request: EvaluateRequest, worker: LocalWorker) -> dict
     parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
 
     def make() -> bytes:
-        found = worker.personalise(node.client, parameters, mode=node.mode)
+        found = personalise(worker, node.client, parameters, mode=node.mode)
         if not np.isfinite(found).all():
             raise WireError("the personal model is not finite", Refusal.INTERNAL)
         return np.ascontiguousarray(found, dtype="<f4").tobytes()
@@ -289,10 +290,10 @@ def _personal(node: Node, request: EvaluateRequest, worker: LocalWorker) -> dict
     else:
         made = make()
     personal = np.frombuffer(made, dtype="<f4")
-    write_personal(node.personal, worker.personal_weights(parameters, personal), about={"run": request.run_id})
+    write_personal(node.personal, personal_weights(worker, parameters, personal), about={"run": request.run_id})
     if node.mode == "deployment":
         return {}  # exact scores of private rows
-    return worker.evaluate_personal(node.client, parameters, personal, part="test", samples=request.samples)
+    return evaluate_personal(worker, node.client, parameters, personal, part="test", samples=request.samples)
 
 
 def _asks_for_personal(request: EvaluateRequest, worker: LocalWorker) -> bool:
@@ -309,7 +310,7 @@ def _released_metrics(
     node: Node, request: EvaluateRequest, worker: LocalWorker, part: Literal["validation", "test"]
 ) -> dict[str, float]:
     """Noisy scores, if the scenario pays for them; nothing otherwise."""
-    if all(c.run_id != side_run(request.run_id, "metrics") for c in worker.side_contracts(request.run_id)):
+    if all(c.run_id != side_run(request.run_id, "metrics") for c in worker.commitments.side_contracts(request.run_id)):
         return {}
     number = 2 * request.round + (part == "test")
     parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
@@ -331,7 +332,7 @@ def _count(message: Message, node: Node) -> Message:
     request = CountRequest.from_record(message.content)
     _check_agreed(request.source, request.scenario, node)
     worker = LocalWorker.for_scenario(node.local)
-    if all(c.run_id != side_run(request.run_id, "count") for c in worker.side_contracts(request.run_id)):
+    if all(c.run_id != side_run(request.run_id, "count") for c in worker.commitments.side_contracts(request.run_id)):
         raise WireError("the scenario pays for no count")
 
     def make() -> bytes:
@@ -385,8 +386,8 @@ def _side_release(
     steps: int = 1,
 ) -> bytes:
     """The stored bytes of a side release, or new ones: enrolled, reserved, and only then made from private rows."""
-    contract = worker.contract(run_id)  # none where the statistics are all of the run
-    ledgers.enrol(node, ledger, *([] if contract is None else [contract]), *worker.side_contracts(run_id))
+    contract = worker.commitments.contract(run_id)  # none where the statistics are all of the run
+    ledgers.enrol(node, ledger, *([] if contract is None else [contract]), *worker.commitments.side_contracts(run_id))
     reservation = ledger.reserve(run_id=side_run(run_id, kind), round=number, steps=steps, request_digest=digest)
     if reservation.stored is not None:
         return reservation.stored

@@ -280,9 +280,9 @@ def write_up(scenario: Scenario, folder: RunFolder) -> None:
     public, status = roster(scenario), folder.status
     stated, run_id = status.get("stated"), str(status.get("run_id", ""))
     worker = LocalWorker.for_scenario(scenario)
-    contract = worker.contract(run_id) if run_id else None
+    contract = worker.commitments.contract(run_id) if run_id else None
     if isinstance(stated, dict) and stated and contract is not None:
-        contracts = [contract, *worker.side_contracts(run_id)]
+        contracts = [contract, *worker.commitments.side_contracts(run_id)]
         label = build_stated_label(scenario, contracts, stated, steps_per_day=day_steps(public.step))
         folder.write_label(json.loads(json.dumps(label)))
         write_label_page(folder.path / "label.html", label, name=scenario.run.name)

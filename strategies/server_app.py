@@ -205,12 +205,15 @@ class _Federation:
 
     def _why_refused(self) -> str:
         """Which epsilon passes which budget, from public numbers and what the clients say of their accounts."""
-        contracts = [self.worker.contract(self._run_id()), *self.worker.side_contracts(self._run_id())]
+        contracts = [
+            self.worker.commitments.contract(self._run_id()),
+            *self.worker.commitments.side_contracts(self._run_id()),
+        ]
         contract = next((each for each in contracts if each is not None), None)
         budgets = self.budgets()
         if contract is None or not budgets:
             return ""
-        asked = self.worker.planned_epsilon()
+        asked = self.worker.commitments.planned_epsilon()
         tightest = min(budgets, key=lambda b: b.budget - b.committed)
         return (
             f" The run costs epsilon {asked:.4g} at delta={contract.delta:g} for one {contract.unit} "

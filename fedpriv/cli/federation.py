@@ -48,7 +48,7 @@ def init(
 
     chosen = load(scenario).override(parse_assignments(changes or []))
     made = make(folder, chosen, clients=clients, host=host, port=port, tls=tls or (), insecure=insecure)
-    agreed, epsilon = made.scenario, LocalWorker.for_scenario(made.scenario).planned_epsilon()
+    agreed, epsilon = made.scenario, LocalWorker.for_scenario(made.scenario).commitments.planned_epsilon()
     if as_json:
         state.emit(
             {

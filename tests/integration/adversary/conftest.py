@@ -171,7 +171,7 @@ def no_data(monkeypatch):
     def read(*_, **__):
         pytest.fail("private rows were read")
 
-    return lambda: monkeypatch.setattr("fedpriv.training.load_client", read)
+    return lambda: monkeypatch.setattr("fedpriv.training.worker.load_client", read)
 
 
 @pytest.fixture

@@ -128,8 +128,8 @@ ERRORS = [
     UnicodeDecodeError("utf-8", WORD.encode(), 0, 1, WORD),
 ]  # fmt: skip
 PLACES = [
-    "fedpriv.training.load_client", "fedpriv.training.cut", "fedpriv.training.draw", "clients.ledgers.Ledger.enrol",
-    "clients.ledgers.Ledger.reserve", "clients.ledgers.Ledger.store_reply",
+    "fedpriv.training.worker.load_client", "fedpriv.training.worker.cut", "fedpriv.training.worker.draw",
+    "clients.ledgers.Ledger.enrol", "clients.ledgers.Ledger.reserve", "clients.ledgers.Ledger.store_reply",
     "clients.client_app.LocalWorker.train",
     "clients.client_app.LocalWorker.release_metrics", "clients.client_app.LocalWorker.release_count",
     "clients.client_app.source_digest",

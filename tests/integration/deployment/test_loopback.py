@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def spend_all(node, scenario: Scenario) -> None:
     """An earlier run of the same cost, so that nothing is left."""
-    contract = LocalWorker.for_scenario(scenario).contract("an-earlier-run")
+    contract = LocalWorker.for_scenario(scenario).commitments.contract("an-earlier-run")
     assert contract is not None
     content = (node / "node.toml").read_text()
     dataset = next(line.split('"')[1] for line in content.splitlines() if line.startswith("dataset"))

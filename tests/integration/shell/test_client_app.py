@@ -82,7 +82,7 @@ def no_data(monkeypatch):
     def read(*_, **__):
         pytest.fail("private rows were read")
 
-    return lambda: monkeypatch.setattr("fedpriv.training.load_client", read)
+    return lambda: monkeypatch.setattr("fedpriv.training.worker.load_client", read)
 
 
 def test_a_round_is_reserved_trained_and_recorded(asks):
@@ -104,7 +104,7 @@ def test_the_reservation_is_on_disk_before_the_data_are_read(asks, monkeypatch):
             seen.append(ledger.spent_tokens("run-1"))
         raise InputError("stop here")
 
-    monkeypatch.setattr("fedpriv.training.load_client", look)
+    monkeypatch.setattr("fedpriv.training.worker.load_client", look)
     assert refusal_of(client.train()) is Refusal.NO_DATA
     assert seen == [1]
 
@@ -112,7 +112,7 @@ def test_the_reservation_is_on_disk_before_the_data_are_read(asks, monkeypatch):
 def test_the_same_request_again_gets_the_stored_bytes(asks, monkeypatch):
     client = asks()
     first = client.trained()
-    monkeypatch.setattr("fedpriv.training.load_client", lambda *_: pytest.fail("trained twice"))
+    monkeypatch.setattr("fedpriv.training.worker.load_client", lambda *_: pytest.fail("trained twice"))
     again = client.trained()
     assert np.array_equal(first.parameters, again.parameters)
     assert (again.ledger_seq, again.ledger_head) == (first.ledger_seq, first.ledger_head)
@@ -132,7 +132,7 @@ def test_a_lost_reply_is_computed_again_in_simulation_and_refused_in_deployment(
         client.trained(round=2)
     node = replace(client_app.identify(client.context.node_config, client.context.run_config), mode="deployment")
     monkeypatch.setattr(client_app, "identify", lambda *_: node)
-    monkeypatch.setattr("fedpriv.training.load_client", lambda *_: pytest.fail("a second release"))
+    monkeypatch.setattr("fedpriv.training.worker.load_client", lambda *_: pytest.fail("a second release"))
     assert refusal_of(client.train(round=2)) is Refusal.LOST
 
 
@@ -167,7 +167,7 @@ def test_bad_requests_are_refused_before_any_ledger_or_data(asks, no_data, chang
 def test_an_old_copy_of_the_ledger_is_noticed(asks, monkeypatch):
     client = asks()
     client.trained()
-    monkeypatch.setattr("fedpriv.training.load_client", lambda *_: pytest.fail("private rows were read"))
+    monkeypatch.setattr("fedpriv.training.worker.load_client", lambda *_: pytest.fail("private rows were read"))
     assert refusal_of(client.train(round=2, ledger_seq=40, ledger_head="f" * 64)) is Refusal.LEDGER_CONFLICT
     assert refusal_of(client.train(round=2, ledger_seq=2, ledger_head="f" * 64)) is Refusal.LEDGER_CONFLICT
 
@@ -178,7 +178,7 @@ def test_a_ledger_that_vanished_is_not_made_anew(asks, monkeypatch):
     client_app.release()
     for path in client.ledger.parent.iterdir():
         path.unlink()
-    monkeypatch.setattr("fedpriv.training.load_client", lambda *_: pytest.fail("private rows were read"))
+    monkeypatch.setattr("fedpriv.training.worker.load_client", lambda *_: pytest.fail("private rows were read"))
     asked = {"round": 2, "ledger_seq": reply.ledger_seq, "ledger_head": reply.ledger_head}
     assert refusal_of(client.train(**asked)) is Refusal.LEDGER_MISSING
 
@@ -220,7 +220,7 @@ def test_evaluation_is_withheld_in_deployment(asks, monkeypatch):
     assert any(key.startswith("federated/") for key in open_reply.sums)
     node = replace(client_app.identify(client.context.node_config, client.context.run_config), mode="deployment")
     monkeypatch.setattr(client_app, "identify", lambda *_: node)
-    monkeypatch.setattr("fedpriv.training.load_client", lambda *_: pytest.fail("private rows were read"))
+    monkeypatch.setattr("fedpriv.training.worker.load_client", lambda *_: pytest.fail("private rows were read"))
     closed = read_evaluate_reply(client.send(request.to_record(), "evaluate"), request)
     assert (closed.withheld, dict(closed.sums)) == (1, {})
 
@@ -257,7 +257,7 @@ def test_malformed_records(asks, record, kind):
 def test_a_planted_secret_never_reaches_the_wire(asks, monkeypatch, caplog, capfd, error, where):
     client = asks()
     target = {
-        "load_client": "fedpriv.training.load_client",
+        "load_client": "fedpriv.training.worker.load_client",
         "Ledger.enrol": "clients.ledgers.Ledger.enrol",
         "LocalWorker.train": "clients.client_app.LocalWorker.train",
     }[where]
@@ -277,7 +277,7 @@ def test_a_planted_secret_never_reaches_the_wire(asks, monkeypatch, caplog, capf
 
 def test_the_details_stay_with_the_clients_own_logger(asks, monkeypatch, caplog):
     client = asks()
-    monkeypatch.setattr("fedpriv.training.load_client", lambda *_: (_ for _ in ()).throw(ValueError(SECRET)))
+    monkeypatch.setattr("fedpriv.training.worker.load_client", lambda *_: (_ for _ in ()).throw(ValueError(SECRET)))
     with caplog.at_level(logging.DEBUG, logger="fedpriv.clients"):
         client.train()
     assert SECRET in caplog.text

@@ -131,7 +131,7 @@ def test_one_missed_round_is_not_the_end(tiny, run_inline):
 def spend(scenario, clients):
     """A folder in which another run has used the whole budget of these clients' data sets."""
     folder = RunFolder.create(scenario.run.out, scenario)
-    contract = LocalWorker.for_scenario(scenario).contract("another-run")
+    contract = LocalWorker.for_scenario(scenario).commitments.contract("another-run")
     assert contract is not None
     for client in clients:
         with Ledger.create(

@@ -13,6 +13,7 @@ from fedpriv.models.parameters import trainable_names
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.trained import Trained
 from fedpriv.training import LocalWorker
+from fedpriv.training.fine_tuning import personalise
 from simulations.launch import simulate
 
 CLIENTS = ("utility-000", "utility-001", "utility-002")
@@ -111,7 +112,7 @@ def test_noise_of_the_fine_tuning_is_not_that_of_a_round(tiny):
     scenario = tiny("run", **PRIVATE, privacy__noise_multiplier=200.0)  # what moves a model is noise
     worker = LocalWorker.for_scenario(scenario)
     start = worker.initial_parameters()
-    personal = worker.personalise(CLIENTS[0], start, mode="simulation") - start
+    personal = personalise(worker, CLIENTS[0], start, mode="simulation") - start
     for round in range(1, 7):
         moved = worker.train(CLIENTS[0], start, round=round, steps=5, mode="simulation").parameters - start
         assert abs(np.corrcoef(personal, moved)[0, 1]) < 0.5

@@ -13,12 +13,12 @@ LIMIT = 6 / np.sqrt(SIZE)
 CODE = f"""
 import sys
 import numpy, torch
-from fedpriv.training import _Streams
+from fedpriv.training.streams import Streams
 torch.manual_seed(1)
 numpy.random.seed(1)
 for name in sys.argv[1:]:
     mode, client, number = name.split()
-    streams = _Streams(mode, 20, client, int(number))
+    streams = Streams(mode, 20, client, int(number))
     for purpose in ("noise", "noise", "sampling"):
         rng = streams(purpose)
         drawn = rng.standard_normal({SIZE}) if purpose == "noise" else rng.random({SIZE})

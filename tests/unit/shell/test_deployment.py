@@ -95,7 +95,8 @@ def test_both_sides_mean_the_same_run(node, federation):
     found = identify({"fedpriv-node": str(node / "node.toml")}, federation.scenario.flat())
     assert found.agreed == (federation.scenario.digest(),) == (found.digest,)
     worker, here = LocalWorker.for_scenario(federation.scenario), LocalWorker.for_scenario(found.local)
-    assert worker.num_parameters == here.num_parameters and worker.contract("r") == here.contract("r")
+    assert worker.num_parameters == here.num_parameters
+    assert worker.commitments.contract("r") == here.commitments.contract("r")
     data = load_client(found.local, "North")  # by its public name; columns are meters
     assert data.meters == ("m1", "m2") and data.name == "North"
 
@@ -112,7 +113,7 @@ def test_check_tells_what_is_read_promised_and_left(node, federation):
 def test_a_spent_budget_is_seen_before_the_server_asks(node, federation):
     worker = LocalWorker.for_scenario(federation.scenario.override({"privacy.noise_multiplier": 0.7}))
     with Ledger.open(node / "ledger.sqlite", dataset="North") as ledger:
-        contract = worker.contract("earlier")
+        contract = worker.commitments.contract("earlier")
         assert contract is not None
         ledger.enrol(type(contract)(**{**contract.to_json(), "epsilon": 8.0}))
     (fit,) = check(node).fits
@@ -121,7 +122,7 @@ def test_a_spent_budget_is_seen_before_the_server_asks(node, federation):
 
 def test_a_joined_run_is_not_counted_twice(node, federation):
     with Ledger.open(node / "ledger.sqlite", dataset="North") as ledger:
-        ledger.enrol(LocalWorker.for_scenario(federation.scenario).contract("the-run"))
+        ledger.enrol(LocalWorker.for_scenario(federation.scenario).commitments.contract("the-run"))
     (fit,) = check(node).fits
     assert fit.joined and fit.total == pytest.approx(4.0, abs=0.01) and not fit.objection
 
@@ -364,7 +365,7 @@ def test_a_client_that_comes_back_takes_its_place(monkeypatch):
 def test_a_servers_label_claims_no_more_than_was_stated(federation):
     worker = LocalWorker.for_scenario(federation.scenario)
     account = {"committed": 3.9, "nominal": 1.0, "budget": 8.0, "delta": 1e-5}
-    contract = worker.contract("r")
+    contract = worker.commitments.contract("r")
     label = build_stated_label(federation.scenario, [contract], {"North": account}, steps_per_day=24)
     assert (label["mode"], label["seeded"], label["max_epsilon"]) == ("deployment", False, 3.9)
     assert label["ladder"]["reading"] == pytest.approx(4.0, abs=0.01) and label["ladder"]["day"] > 4

@@ -86,9 +86,9 @@ def test_the_private_cost_composes_all_trials():
     cost = private_cost(spec, every)
     scenario = next(t.runs[0].scenario for t in every if t.rule.private)
     worker, privacy = LocalWorker(scenario), scenario.privacy
-    contract = worker.contract("run")
+    contract = worker.commitments.contract("run")
     assert isinstance(contract, Contract)
-    parts = [(decode_event(c.event), c.steps_total) for c in (contract, *worker.side_contracts("run"))]
+    parts = [(decode_event(c.event), c.steps_total) for c in (contract, *worker.commitments.side_contracts("run"))]
     assert len(parts) == 2, "the steps, and the statistics of the warm start"
     one = epsilon_of([(event, 3 * count) for event, count in parts], privacy.delta, privacy.relation)
     both = epsilon_of([(event, 6 * count) for event, count in parts], privacy.delta, privacy.relation)
