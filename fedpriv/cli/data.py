@@ -130,6 +130,10 @@ def _print_inspection(summary: dict[str, object], frame: Any, problems: list[str
     state.say("\n" + table(heads, rows))
     if len(frame) > len(shown):
         state.say(f"... and {len(frame) - len(shown)} more series (--json has all)")
+    remarks = summary["remarks"]
+    assert isinstance(remarks, list)
+    if remarks:
+        state.say("\n" + "\n".join(f"Remark: {remark}." for remark in remarks))
     state.say("\nIt can be used as it is." if not problems else "\n" + "\n".join(f"Problem: {p}." for p in problems))
 
 

@@ -45,7 +45,10 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"file {path} is empty; nothing was loaded.") from None
     except (pd.errors.ParserError, pa.ArrowException, csv.Error):
         # the library's message may quote a line of the file, so it is not passed on
-        raise InputError(f"file {path} is not a well-formed table (unequal rows?); nothing was loaded.") from None
+        likely = (
+            "it is damaged or cut off" if _is_parquet(path) else "rows of unequal length, or no commas between cells"
+        )
+        raise InputError(f"file {path} is not a well-formed table ({likely}); nothing was loaded.") from None
     except OSError as error:
         raise InputError(f"file {path} cannot be read ({error.strerror or 'damaged'}); nothing was loaded.") from None
 
@@ -54,7 +57,7 @@ def header(path: Path) -> tuple[str, ...]:
     """The column names, without reading a row of data.
 
     Raises:
-        InputError: no such file, not a table, or two columns of one name.
+        InputError: no such file, not a table, cells that are not separated by commas, or two columns of one name.
     """
     with reading(path):
         if _is_parquet(path):
@@ -64,6 +67,11 @@ def header(path: Path) -> tuple[str, ...]:
         else:
             with (gzip.open if _is_gzip(path) else open)(path, "rt", encoding="utf-8-sig") as stream:
                 names = next(csv.reader(stream), [])
+    if len(names) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), "")):
+        raise InputError(
+            f"file {path} separates its cells by {mark!r}; commas are expected, and points in numbers. "
+            "Nothing was loaded."
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"file {path} has two columns named {twice!r}; nothing was loaded.")

@@ -12,10 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedpriv.config import Scenario
 from fedpriv.data.files import header, read_columns, require_columns, time_column_of, value_column_of
 from fedpriv.data.table import Column, Frame, infer_step, parse_stamps, regular_table, step_text, to_numbers
 from fedpriv.errors import InputError
 
+_IRREGULAR = 0.5  # share of rows off the grid beyond which there is none
+_PARTS = 3  # training, validation, test
 _SPIKE = 8.0  # distance from the median, in scaled quartile ranges, beyond which a reading is called a spike
 
 
@@ -33,7 +36,8 @@ def inspect_file(
 
     Returns:
         (summary, table). summary: file, format, rows, series, step, start, end, timezone, sorted,
-        repeated_stamps (rows), off_grid (rows), problems (list of sentences; empty: it can be used as it is).
+        repeated_stamps (rows), off_grid (rows), problems (list of sentences; empty: it can be used as it is), remarks
+        (list of sentences).
         table: a row per series with start, end, steps, readings, missing, missing_share, gaps, longest_gap
         (steps), repeated, off_grid, low, mean, high, zeros, negative, longest_flat (steps), spikes.
 
@@ -74,6 +78,7 @@ def inspect_file(
         "off_grid": int(table["off_grid"].max()),
     }
     summary["problems"] = _problems(summary, table)
+    summary["remarks"] = _remarks(table)
     return summary, table.drop(columns="step").infer_objects()
 
 
@@ -83,6 +88,12 @@ def _describe(series: Column, where: str) -> dict[str, object]:
     step = infer_step(stamps, where=where)
     repeated = np.asarray(stamps.duplicated())
     off = np.asarray((stamps - stamps.min()) % step != pd.Timedelta(0))
+    if off.mean() > _IRREGULAR:
+        raise InputError(
+            f"{where}: the stamps follow no regular step: {int(off.sum())} of {len(stamps)} are off the grid of "
+            f"{step_text(step)}, the most frequent distance of two rows. Round or resample them first; nothing was "
+            "loaded."
+        )
     clean = series[~(repeated | off)].to_frame("value")
     values = regular_table(clean, where=where, step=step).values[:, 0]
     missing = np.isnan(values)
@@ -134,3 +145,14 @@ def _problems(summary: dict[str, object], table: Frame) -> list[str]:
     if sparse:
         found.append(f"more than a fifth is missing in {', '.join(sparse[:5])}{' ...' if len(sparse) > 5 else ''}")
     return found
+
+
+def _remarks(table: Frame) -> list[str]:
+    """What is no fault of the file."""
+    window, longest = Scenario().task.window, int(table["steps"].max())
+    if longest >= _PARTS * window:
+        return []
+    return [
+        f"{longest:,} steps are short: training, validation and test need a window each, of {window} steps by default "
+        "(task.context + task.horizon)"
+    ]

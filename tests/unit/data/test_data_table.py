@@ -241,6 +241,24 @@ def test_inspect_a_clean_long_file(tmp_path):
         inspect_file(write(tmp_path / "t.csv", "time,a\n2024-01-01 00:00,x\n2024-01-01 01:00,1\n"))
 
 
+def test_inspect_says_what_a_calendar_lacks(tmp_path):
+    hours = [f"2024-01-{1 + h // 24:02d} {h % 24:02d}" for h in range(600)]
+    short = write(tmp_path / "s.csv", "time,a\n" + "".join(f"{h}:00,1\n" for h in hours[:48]))
+    assert inspect_file(short)[0]["problems"] == [] and "48 steps are short" in str(inspect_file(short)[0]["remarks"])
+    long = write(tmp_path / "l.csv", "time,a\n" + "".join(f"{h}:00,1\n" for h in hours))
+    assert inspect_file(long)[0]["remarks"] == []
+    wild = write(tmp_path / "w.csv", "time,a\n" + "".join(f"{h}:{i * i * 7 % 60:02d},1\n" for i, h in enumerate(hours)))
+    with pytest.raises(InputError, match="no regular step"):
+        inspect_file(wild)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_is_named(tmp_path, mark):
+    path = write(tmp_path / "x.csv", f"time{mark}a\n2024-01-01 00:00{mark}1,5\n")
+    with pytest.raises(InputError, match="commas are expected"):
+        read_table(path)
+
+
 def test_decimal_commas_are_not_cut_off(tmp_path):
     path = write(tmp_path / "x.csv", "time,a\n2024-01-01 00:00,1,5\n2024-01-01 01:00,2,5\n")
     with pytest.raises(InputError, match="well-formed"):
