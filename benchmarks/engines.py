@@ -33,7 +33,7 @@ from fedpriv.training import LocalWorker
 from simulations.inline_grid import InlineGrid
 from simulations.launch import prepare, simulate
 from simulations.ray_grid import RayGrid
-from strategies import server_app
+from strategies import federation as server
 
 MODEL = {
     "model.trainable": "all",
@@ -50,7 +50,7 @@ def rounds_of(scenario: Scenario, grid: Any) -> list[float]:
     """Seconds between the ends of consecutive rounds; the first ones, which load and compile, are left out."""
     ends: list[float] = []
     folder = RunFolder.create(scenario.run.out, scenario)
-    server_app.federation(
+    server.federation(
         grid, scenario, folder, listener=lambda p: ends.append(time.perf_counter()) if p.stage == "round" else None
     )
     return [b - a for a, b in pairwise(ends)][2:]
@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for step in ("_evaluate", "_results"):  # the engine alone is timed; Flower's processes import their own code
-        setattr(server_app._Federation, step, lambda *_: [])
+    for owner, step in ((server.Evaluation, "run"), (server._Federation, "_results")):
+        setattr(owner, step, lambda *_: [])  # the engine alone is timed; Flower's processes import their own code
     empty = prepare(Scenario(), {**MODEL, "federation.local_steps": 0, "federation.rounds": options.rounds})
     size = LocalWorker.for_scenario(empty).num_parameters
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

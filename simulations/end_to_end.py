@@ -68,7 +68,7 @@ from fedpriv.seeding import stream
 from simulations.inline_grid import FIRST_NODE, InlineGrid
 from simulations.launch import as_simulation, prepare
 from strategies.base import TRAIN
-from strategies.server_app import federation
+from strategies.federation import federation
 
 Array = NDArray[np.float64]
 Tell = Callable[[float], None]

@@ -43,7 +43,7 @@ from simulations.flower_launch import (
     write_bundle,
 )
 from simulations.processes import end, marked, terminable
-from strategies.server_app import Listener, Progress
+from strategies.progress import Listener, Progress
 
 _CONNECTION = "fedpriv"
 _POLL = 0.25

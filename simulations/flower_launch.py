@@ -31,7 +31,7 @@ from fedpriv.provenance import PACKAGES, source_root
 from fedpriv.reports.folder import RunFolder
 from simulations.processes import descendants, end, marked
 from simulations.resources import cores, plan
-from strategies.server_app import Listener, Progress
+from strategies.progress import Listener, Progress
 
 _START_TIMEOUT = 90.0  # seconds until the SuperLink must answer
 _POLL = 0.25

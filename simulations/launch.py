@@ -35,7 +35,8 @@ from fedpriv.trained import Trained
 from fedpriv.training import LocalWorker
 from simulations.scenarios import load
 from simulations.tracking import require, tracked
-from strategies.server_app import Listener, federation
+from strategies.federation import federation
+from strategies.progress import Listener
 
 Engine = Literal["inline", "ray", "flower"]
 _PICTURED = 4  # clients shown in the report

@@ -27,7 +27,7 @@ from fedpriv.config import Scenario
 from fedpriv.errors import InputError
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.tables import SHOWN
-from strategies.server_app import Listener, Progress
+from strategies.progress import Listener, Progress
 
 _MODULES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
 _BATCH = 100  # parameters that MLflow takes at a time

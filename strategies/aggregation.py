@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.config import Scalar
+from fedpriv.config import Scalar, StrategyConfig
 from fedpriv.errors import InputError
 
 Flat = NDArray[np.float32]
@@ -221,3 +221,14 @@ def _fraction(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if not 0 <= value < 1:
             raise InputError(f"strategy.options.{name}={value:g} is not in [0, 1); nothing was started.")
+
+
+def make_strategy(config: StrategyConfig) -> tuple[ServerOptimizer, dict[str, float]]:
+    """The server optimiser and the public weights (empty: equal) that a scenario names.
+
+    Raises:
+        InputError: unknown name or option, or a value out of range.
+    """
+    options = dict(config.options)
+    weights = public_weights(str(options.pop("weights", "")))
+    return make_optimizer(config.name, options), weights

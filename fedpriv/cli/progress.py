@@ -24,7 +24,7 @@ class Report(Protocol):
 
 
 class Event(Protocol):
-    """What a run tells its listener (`strategies.server_app.Progress`), as far as it is shown."""
+    """What a run tells its listener (`strategies.progress.Progress`), as far as it is shown."""
 
     @property
     def stage(self) -> str: ...  # noqa: D102

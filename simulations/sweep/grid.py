@@ -20,7 +20,7 @@ from fedpriv.training import LocalWorker
 from simulations.launch import prepare
 from simulations.sweep.coalitions import members
 from simulations.sweep.spec import Arm, Spec
-from strategies.server_app import make_strategy
+from strategies.aggregation import make_strategy
 
 Label = str | float
 _PROMISE = (

@@ -21,7 +21,7 @@ from fedpriv.provenance import source_digest
 from fedpriv.reports.atomic import read_json, write_json
 from fedpriv.reports.locking import FolderLock
 from simulations import launch
-from strategies.server_app import Progress
+from strategies.progress import Progress
 
 Status = Literal["done", "refused", "failed"]
 RESULT = "result.json"

@@ -29,7 +29,7 @@ from fedpriv.provenance import source_digest
 from fedpriv.reports.folder import RunFolder
 from simulations.inline_grid import FIRST_NODE, SimulatedGrid
 from simulations.launch import prepare, simulate
-from strategies.server_app import federation
+from strategies.federation import federation
 
 WORD = "SECRET-4711"
 NUMBER = 471147.0625  # exact in float32, so its bytes are known in every format

@@ -11,7 +11,7 @@ from fedpriv.reports.folder import RunFolder
 from simulations.flower_internals import become_server
 from simulations.inline_grid import InlineGrid
 from simulations.launch import prepare
-from strategies.server_app import federation
+from strategies.federation import federation
 
 TINY = {
     "data.days": 60,

@@ -145,7 +145,7 @@ class TestRayGrid:
 
     def run(self, scenario, listener=None):
         from simulations.ray_grid import RayGrid
-        from strategies.server_app import federation
+        from strategies.federation import federation
 
         folder = RunFolder.create(scenario.run.out, scenario)
         with RayGrid(3, scenario.flat(), workers=2, app="misbehaving:app") as grid:

@@ -19,8 +19,8 @@ from fedpriv.training import LocalWorker
 from simulations.inline_grid import FIRST_NODE, InlineGrid
 from strategies.aggregation import FedAvg
 from strategies.base import FederatedStrategy
+from strategies.federation import federation
 from strategies.roster import Member
-from strategies.server_app import federation
 from strategies.state import Settings
 
 BAD = FIRST_NODE + 1  # the second of three clients

@@ -17,7 +17,7 @@ from clients import client_app
 from fedpriv.errors import InputError
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.reports.folder import RunFolder
-from strategies import server_app
+from strategies import federation as server
 from strategies.aggregation import moving_average
 
 CLIENTS = ("utility-000", "utility-001", "utility-002")
@@ -63,7 +63,7 @@ def test_an_exception_at_round_k(tiny, run_inline, name, kind):
 
 def test_the_average_of_models_is_evaluated_saved_and_resumed(tiny, run_inline, monkeypatch):
     """It is the moving average of the very models that a run without it goes through, and costs nothing."""
-    monkeypatch.setattr(server_app, "_CHECKPOINT_EVERY", -1.0)
+    monkeypatch.setattr(server, "_CHECKPOINT_EVERY", -1.0)
     models, plain = [], tiny("plain")
     run_inline(plain, listener=lambda p: models.append(_checkpoint(plain)["model"]) if p.report else None)
     whole, folder = run_inline(tiny("whole", model__ema=0.5))
@@ -110,7 +110,7 @@ def test_a_round_that_was_under_way_is_not_charged_twice(tiny, run_inline):
 
 def test_an_old_checkpoint_gives_the_same_model(tiny, run_inline, monkeypatch):
     """Rounds after the checkpoint are computed again: their replies are no longer stored, their noise is the same."""
-    monkeypatch.setattr(server_app, "_CHECKPOINT_EVERY", 1e9)  # the first round only
+    monkeypatch.setattr(server, "_CHECKPOINT_EVERY", 1e9)  # the first round only
     monkeypatch.setattr("fedpriv.privacy.ledger.KEPT_REPLIES", 1)
     scenario = tiny()
     whole, _ = run_inline(tiny("whole"))
@@ -164,7 +164,7 @@ def test_sigkill(tiny, run_inline, tmp_path):
     whole, _ = run_inline(tiny("whole", federation__rounds=12))
     file, out = tmp_path / "scenario.toml", Path(scenario.run.out)
     file.write_text(scenario.to_toml())
-    root = Path(server_app.__file__).resolve().parent.parent
+    root = Path(server.__file__).resolve().parent.parent
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     for kill_after in (3, 8, None):
         child = subprocess.Popen(
