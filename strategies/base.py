@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedpriv.errors import BudgetExceeded, CheckFailed, InputError, LedgerError
+from fedpriv.errors import CheckFailed, InputError
 from fedpriv.messages import (
     EVALUATE,
     TRAIN,
@@ -32,26 +32,11 @@ from fedpriv.messages import (
 )
 from strategies.aggregation import ServerOptimizer, mean_delta, moving_average
 from strategies.lobby import Lobby
+from strategies.refusals import FOR_GOOD, stop_if_misled, stop_if_nobody
 from strategies.roster import Member, sample
 from strategies.state import RoundReport, Scores, ServerState, Settings
 
 _log = logging.getLogger("fedpriv.strategies")
-
-# Answers that the same client will give again to the next request of this run.
-FOR_GOOD = frozenset(
-    {
-        Refusal.BUDGET_EXCEEDED,
-        Refusal.LEDGER_MISSING,
-        Refusal.LEDGER_CONFLICT,
-        Refusal.NO_DATA,
-        Refusal.SOURCE_MISMATCH,
-        Refusal.SCENARIO_MISMATCH,
-        Refusal.BAD_REQUEST,
-        Refusal.NOT_CONFIGURED,
-    }
-)
-BY_RIGHT = frozenset({Refusal.BUDGET_EXCEEDED, Refusal.LEDGER_MISSING, Refusal.LEDGER_CONFLICT})
-_MISSES = 3  # rounds in a row without a quorum before the run stops
 
 
 class FederatedStrategy(Strategy):
@@ -282,12 +267,12 @@ class FederatedStrategy(Strategy):
         last = self.settings.rounds if rounds is None else rounds
         arrays = encode_model(state.model)
         while self.state.round < last:
-            self._stop_if_nobody()
+            stop_if_nobody(self.state, self.settings, self.members)
             arrays = self._round(grid, self.state.round + 1, arrays)
             assert self.report is not None
             if on_round is not None:
                 on_round(self.report, self.state)
-            self._stop_if_misled(self.report)
+            stop_if_misled(self.report, self.state, self.settings)
         return self.state
 
     def evaluate(self, grid: Grid, *, part: str, samples: int) -> list[Scores]:
@@ -359,43 +344,6 @@ class FederatedStrategy(Strategy):
                 if not reply.has_error():
                     _log.warning("round %d: the reply of %s was rejected: %s", request.round, member.client, error)
         return valid, refused
-
-    def _stop_if_nobody(self) -> None:
-        if len(self.state.retired) < len(self.members):
-            return
-        why = set(self.state.retired.values())
-        done = f"{self.state.trained} of {self.settings.rounds} rounds were trained"
-        if why == {Refusal.BUDGET_EXCEEDED}:
-            more = "another round" if self.state.trained else "this run"
-            raise BudgetExceeded(f"no client's privacy budget allows {more}; {done}, nothing more was released.")
-        words = ", ".join(sorted(refusal.word for refusal in why))
-        if why <= BY_RIGHT:
-            raise LedgerError(f"every client refuses ({words}); {done}, nothing more was released.")
-        raise InputError(f"every client refuses ({words}); {done}.")
-
-    def _stop_if_misled(self, report: RoundReport) -> None:
-        """Ends a run that cannot go well: set up wrongly, or without a quorum for several rounds."""
-        wrong = {c: r for c, r in report.refused.items() if r in FOR_GOOD and r not in BY_RIGHT}
-        if wrong and not self.settings.quorum:
-            names = ", ".join(f"{client} ({_ADVICE.get(refusal, refusal.word)})" for client, refusal in wrong.items())
-            raise InputError(
-                f"round {report.round} needs all clients and could not have: {names}. "
-                "Set federation.quorum to go on without them."
-            )
-        if self.state.missed >= _MISSES:
-            refused = ", ".join(f"{client}: {refusal.word}" for client, refusal in report.refused.items())
-            raise CheckFailed(
-                f"{_MISSES} rounds in a row had too few valid updates (last: {len(report.valid)} of "
-                f"{len(report.asked)}; refused: {refused or 'none'}; silent: {', '.join(report.missing) or 'none'}). "
-                "The model of the last counted round is kept; see each client's own log."
-            )
-
-
-_ADVICE = {
-    Refusal.NO_DATA: "no-data: its file cannot be read or no window fits; try `fedpriv data inspect`",
-    Refusal.SOURCE_MISMATCH: "source-mismatch: it runs other code than the server",
-    Refusal.SCENARIO_MISMATCH: "scenario-mismatch: it was given another scenario",
-}
 
 
 def _is_lost(reply: Message) -> bool:

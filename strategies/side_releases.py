@@ -25,7 +25,7 @@ from fedpriv.messages import (
     read_statistics,
 )
 from fedpriv.provenance import source_digest
-from strategies.base import BY_RIGHT
+from strategies.refusals import BY_RIGHT
 from strategies.roster import Member
 
 

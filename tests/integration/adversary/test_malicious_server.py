@@ -16,6 +16,7 @@ from clients.node import forget
 from fedpriv.messages import COUNT, CountRequest, Refusal, encode_model, read_count, refusal_of
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.provenance import source_digest
+from fedpriv.training import LocalWorker
 
 NODE = 7
 
@@ -384,14 +385,14 @@ def test_scores_are_withheld(owner, server, no_data):
 def test_noisy_scores_are_paid_for_and_end(owner, server, monkeypatch):
     honest = server(privacy__release_metrics=20.0)
     seen = []
-    load = client_app.LocalWorker.release_metrics
+    load = LocalWorker.release_metrics
 
     def look(self, *args, **kwargs):
         with Ledger.open(owner.ledger, readonly=True) as ledger:
             seen.append(ledger.spent_tokens("run-1#metrics"))
         return load(self, *args, **kwargs)
 
-    monkeypatch.setattr(client_app.LocalWorker, "release_metrics", look)
+    monkeypatch.setattr(LocalWorker, "release_metrics", look)
     first = honest.evaluated()
     assert set(first.released) == {"window-mse", "window-mae"}
     assert all(0 <= value <= 4.0 for value in first.released.values())

@@ -130,9 +130,9 @@ ERRORS = [
 PLACES = [
     "fedpriv.training.worker.load_client", "fedpriv.training.worker.cut", "fedpriv.training.worker.draw",
     "clients.ledgers.Ledger.enrol", "clients.ledgers.Ledger.reserve", "clients.ledgers.Ledger.store_reply",
-    "clients.client_app.LocalWorker.train",
-    "clients.client_app.LocalWorker.release_metrics", "clients.client_app.LocalWorker.release_count",
-    "clients.client_app.source_digest",
+    "fedpriv.training.LocalWorker.train",
+    "fedpriv.training.LocalWorker.release_metrics", "fedpriv.training.LocalWorker.release_count",
+    "clients.client_app.source_digest", "clients.agreed.source_digest",
 ]  # fmt: skip
 
 

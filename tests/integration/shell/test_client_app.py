@@ -259,7 +259,7 @@ def test_a_planted_secret_never_reaches_the_wire(asks, monkeypatch, caplog, capf
     target = {
         "load_client": "fedpriv.training.worker.load_client",
         "Ledger.enrol": "clients.ledgers.Ledger.enrol",
-        "LocalWorker.train": "clients.client_app.LocalWorker.train",
+        "LocalWorker.train": "fedpriv.training.LocalWorker.train",
     }[where]
 
     def fail(*_, **__):

@@ -190,14 +190,14 @@ def test_ledgers_that_vanish_stop_the_run(tiny, run_inline):
 
 def test_a_client_without_data_is_bad_input(tiny, run_inline, monkeypatch):
     scenario = tiny()
-    load = client_app.LocalWorker.train
+    load = LocalWorker.train
 
     def train(self, client, *args, **kwargs):
         if client == "utility-002":
             raise InputError("SECRET: /home/meters.csv has no usable window")
         return load(self, client, *args, **kwargs)
 
-    monkeypatch.setattr(client_app.LocalWorker, "train", train)
+    monkeypatch.setattr(LocalWorker, "train", train)
     with pytest.raises(InputError, match=r"round 1 needs all clients.*utility-002 \(no-data") as caught:
         run_inline(scenario)
     assert "SECRET" not in str(caught.value)

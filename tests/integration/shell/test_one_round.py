@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from clients import client_app
+from clients import client_app, releases
 from clients.client_app import app
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.privacy.ledger import Ledger
@@ -84,8 +84,8 @@ def test_a_warm_start_survives_a_resume_and_asks_once(tiny, run_inline, kept, mo
     model, folder = run_inline(whole)
     assert folder.load_checkpoint()[1]["reference"].size == 60
     asked = []
-    original = client_app._statistics
-    monkeypatch.setattr(client_app, "_statistics", lambda m, n: asked.append(n.client) or original(m, n))
+    original = releases.statistics
+    monkeypatch.setattr(releases, "statistics", lambda m, n: asked.append(n.client) or original(m, n))
 
     cut = tiny("cut", **WEEK)
 
