@@ -77,7 +77,9 @@ class PartitionConfig(Section):
     kind: Literal[
         "natural", "pooled", "iid", "dirichlet", "quantity", "temporal", "feature", "scale", "missingness", "clusters"
     ] = "natural"
-    clients: int = Field(4, ge=0, le=10_000, description="number of clients; 0: all that the source has")
+    clients: int = Field(
+        4, ge=0, le=10_000, description="how many; 0: all that the source has (so of a csv unless given)"
+    )
     series: int = Field(
         0,
         ge=0,

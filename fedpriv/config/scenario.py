@@ -96,11 +96,16 @@ class Scenario(Section):
     def override(self, changes: Mapping[str, object]) -> Scenario:
         """A new scenario with dotted or nested `changes`.
 
+        Who turns to a file of their own (`data.source=csv`) wants all that is in it: every column or meter becomes a
+        client, unless `partition.clients` is among the changes.
+
         Raises:
             InputError: an unknown key (the nearest known one is named) or a value out of range.
         """
-        merged = self.nested()
-        for dotted, value in _dotted(changes):
+        merged, given = self.nested(), dict(_dotted(changes))
+        if given.get("data.source") == "csv" != self.data.source:
+            given = {"partition.clients": 0} | given
+        for dotted, value in given.items():
             _assign(merged, dotted, value)
         return _validated(merged)
 

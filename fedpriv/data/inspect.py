@@ -5,6 +5,7 @@ The result is for the owner of the data: it holds ranges and counts of private r
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,6 @@ from fedpriv.data.table import Column, Frame, infer_step, parse_stamps, regular_
 from fedpriv.errors import InputError
 
 _IRREGULAR = 0.5  # share of rows off the grid beyond which there is none
-_PARTS = 3  # training, validation, test
 _SPIKE = 8.0  # distance from the median, in scaled quartile ranges, beyond which a reading is called a spike
 
 
@@ -149,10 +149,13 @@ def _problems(summary: dict[str, object], table: Frame) -> list[str]:
 
 def _remarks(table: Frame) -> list[str]:
     """What is no fault of the file."""
-    window, longest = Scenario().task.window, int(table["steps"].max())
-    if longest >= _PARTS * window:
+    default, longest = Scenario(), int(table["steps"].max())
+    data, window = default.data, default.task.window
+    # validation and test each begin a window after the part before and hold one at least
+    needed = math.ceil(2 * window / min(data.validation_fraction, 1 - data.train_fraction - data.validation_fraction))
+    if longest >= needed:
         return []
     return [
-        f"{longest:,} steps are short: training, validation and test need a window each, of {window} steps by default "
-        "(task.context + task.horizon)"
+        f"{longest:,} steps are too few for the default windows of {window} steps, which take {needed:,}; choose a "
+        "shorter task.context or another split (data.train_fraction, data.validation_fraction)"
     ]

@@ -31,7 +31,8 @@ class Natural(Rule):
         if config.clients > len(found):
             raise InputError(
                 f"partition.clients={config.clients}, but the source has {len(found)} "
-                f"({', '.join(found[:12])}{' ...' if len(found) > 12 else ''}); nothing was started."
+                f"({', '.join(found[:12])}{' ...' if len(found) > 12 else ''}); allowed are up to {len(found)}, and "
+                "0 for all. Nothing was started."
             )
         return found[: config.clients]
 

@@ -130,3 +130,13 @@ def test_tables_take_a_third_level():
 def test_a_misspelt_key_is_never_swallowed(key, extra):
     with pytest.raises(InputError, match="unknown scenario key"):
         Scenario().override({key + "_" + extra: 1})
+
+
+def test_own_files_are_taken_whole_unless_a_number_is_given():
+    assert Scenario().override({"data.source": "csv", "data.path": "x.csv"}).partition.clients == 0
+    assert (
+        Scenario().override({"data": {"source": "csv", "path": "x.csv"}, "partition.clients": 3}).partition.clients == 3
+    )
+    three = Scenario().override({"data.source": "csv", "data.path": "x.csv", "partition.clients": 3})
+    assert three.override({"data.source": "csv"}).partition.clients == 3
+    assert Scenario.from_flat(three.flat()) == three

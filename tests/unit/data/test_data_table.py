@@ -242,9 +242,9 @@ def test_inspect_a_clean_long_file(tmp_path):
 
 
 def test_inspect_says_what_a_calendar_lacks(tmp_path):
-    hours = [f"2024-01-{1 + h // 24:02d} {h % 24:02d}" for h in range(600)]
+    hours = pd.date_range("2024-01-01", periods=1920, freq="h").strftime("%Y-%m-%d %H").tolist()
     short = write(tmp_path / "s.csv", "time,a\n" + "".join(f"{h}:00,1\n" for h in hours[:48]))
-    assert inspect_file(short)[0]["problems"] == [] and "48 steps are short" in str(inspect_file(short)[0]["remarks"])
+    assert inspect_file(short)[0]["problems"] == [] and "48 steps are too few" in str(inspect_file(short)[0]["remarks"])
     long = write(tmp_path / "l.csv", "time,a\n" + "".join(f"{h}:00,1\n" for h in hours))
     assert inspect_file(long)[0]["remarks"] == []
     wild = write(tmp_path / "w.csv", "time,a\n" + "".join(f"{h}:{i * i * 7 % 60:02d},1\n" for i, h in enumerate(hours)))
