@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from fedpriv.config import Scenario
 from fedpriv.data.clients import roster
 from fedpriv.errors import InputError
-from simulations.sweep.spec import Arm
+from simulations.sweep.sections import Arm
 
 MAX_CLIENTS = 14  # what the analysis walks: 2^K subsets
 

@@ -19,7 +19,8 @@ from fedpriv.errors import InputError
 from fedpriv.training import LocalWorker
 from simulations.launch import prepare
 from simulations.sweep.coalitions import members
-from simulations.sweep.spec import Arm, Spec
+from simulations.sweep.sections import Arm
+from simulations.sweep.spec import Spec
 from strategies.aggregation import make_strategy
 
 Label = str | float

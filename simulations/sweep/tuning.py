@@ -27,8 +27,10 @@ from fedpriv.releases import whole_event
 from fedpriv.reports.folder import RunFolder
 from simulations import scenarios
 from simulations.launch import prepare
+from simulations.sweep.axes import ENABLED, EPSILON
 from simulations.sweep.grid import FACTOR, Combination, Label, Planned, combinations, resolved
-from simulations.sweep.spec import ENABLED, EPSILON, Spec, Tuning
+from simulations.sweep.sections import Tuning
+from simulations.sweep.spec import Spec
 
 _CARRIED = ("privacy.", "optimizer.", "strategy.", "model.", "diffusion.")  # what of a rule's settings tuning takes
 
