@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +13,18 @@ from fedpriv.cli import state
 from fedpriv.cli.options import Json
 
 if TYPE_CHECKING:
+    from simulations.sweep.estimate import Estimate
+    from simulations.sweep.grid import Planned
     from simulations.sweep.run import Sweep
+    from simulations.sweep.spec import Spec
 
 HELP = """Run a grid of scenarios in parallel, and compare them.
 
 SWEEP is a named study (`fedpriv compare --list`), a TOML file, or a sweep folder. Every run of the grid is checked
 before the first one starts. A run that fails does not stop the others (exit code 1 at the end); one that the privacy
-budget refuses is a result. Killed at any moment, --resume goes on: finished runs are kept, half-done ones continued.
+budget refuses is a result. How long all of it takes is said first: from earlier runs of the same kind on this machine,
+else two rounds of each kind are timed. Killed at any moment, --resume goes on: finished runs are kept, half-done ones
+continued.
 
 \b
 The studies, and the smallest of one:
@@ -28,7 +34,7 @@ Your own, four runs at a time:
   fedpriv compare mine.toml --jobs 4 --out runs/mine
 Fewer rules and other epsilons than the file says:
   fedpriv compare clippers-noniid --set grid.privacy.clipper=flat,psac --set grid.privacy.epsilon=1,8,inf
-What would be run, and nothing else:
+What would be run and how long it would take, without running it:
   fedpriv compare mine.toml --plan
 """
 
@@ -69,7 +75,7 @@ def compare(
         Path | None,
         typer.Option(metavar="DIR", help="Where finished runs are kept for other sweeps.", show_default=False),
     ] = None,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Check and show what would be run; run nothing.")] = False,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show what would be run and how long it takes.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the named studies and leave.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -87,7 +93,10 @@ def compare(
     progress = make_progress()
     try:
         if plan_only:
-            return _plan(launch.prepare(sweep, overrides, quick=quick), progress, as_json)
+            spec = launch.prepare(sweep, overrides, quick=quick)
+            points, estimate = launch.foresee(spec, jobs=jobs, engine=engine.value, address=address, progress=progress)
+            progress.finish()
+            return _plan(spec, points, estimate, as_json)
         done = launch.compare(
             sweep,
             overrides,
@@ -119,25 +128,27 @@ def _list(as_json: bool) -> int:
     return 0
 
 
-def _plan(spec: Any, progress: Any, as_json: bool) -> int:
-    from simulations.sweep.grid import distinct, plan
+def _plan(spec: Spec, points: list[Planned], estimate: Estimate | None, as_json: bool) -> int:
+    from simulations.sweep.grid import distinct
     from simulations.sweep.store import word
 
-    points = plan(spec, told=progress.checking)
-    progress.finish()
     lines = [
         {"run": p.run, "arm": p.arm, "seed": p.seed, "client": p.client, **{k: word(v) for k, v in p.axes.items()}}
         for p in points
     ]
     if as_json:
-        state.emit({"sweep": spec.sweep.name, "runs": lines, "distinct": len(distinct(points))})
+        found = {"sweep": spec.sweep.name, "runs": lines, "distinct": len(distinct(points))}
+        state.emit({**found, "estimate": asdict(estimate) if estimate else None})
         return 0
+    from fedpriv.cli.sweep_progress import estimate_words
     from fedpriv.cli.text import table
 
     heads = list(dict.fromkeys(key for line in lines for key in line))
     heads = [head for head in heads if any(line.get(head) not in (None, "") for line in lines)]
     state.say(table(heads, [[line.get(head, "") for head in heads] for line in lines]))
-    state.say(f"\n{len(points)} combinations, {len(distinct(points))} different runs. Nothing was run.")
+    state.say(f"\n{len(points)} combinations, {len(distinct(points))} different runs. None of them was run.")
+    if estimate is not None:
+        state.say(f"Time, tuning included: {estimate_words(estimate)}.")
     return 0
 
 

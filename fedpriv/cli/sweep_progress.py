@@ -12,8 +12,33 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+_BUSY = 1.25  # times longer than on an idle machine: worth a word
 _EVERY = 10.0  # seconds between plain lines
-NAMES = {"checking": "combinations checked", "tuning": "tuning runs", "running": "runs", "done": "runs"}
+NAMES = {
+    "checking": "combinations checked", "timing": "kinds of runs timed", "tuning": "tuning runs", "running": "runs",
+    "done": "runs",
+}  # fmt: skip
+
+
+class Estimate(Protocol):
+    """How long it will take (`simulations.sweep.estimate.Estimate`)."""
+
+    @property
+    def seconds(self) -> float: ...  # noqa: D102
+    @property
+    def idle(self) -> float: ...  # noqa: D102
+    @property
+    def work(self) -> float: ...  # noqa: D102
+    @property
+    def jobs(self) -> int: ...  # noqa: D102
+    @property
+    def runs(self) -> int: ...  # noqa: D102
+    @property
+    def kinds(self) -> int: ...  # noqa: D102
+    @property
+    def timed(self) -> int: ...  # noqa: D102
+    @property
+    def remembered(self) -> int: ...  # noqa: D102
 
 
 class State(Protocol):
@@ -31,6 +56,8 @@ class State(Protocol):
     def share(self) -> float: ...  # noqa: D102
     @property
     def left(self) -> float | None: ...  # noqa: D102
+    @property
+    def estimate(self) -> Estimate | None: ...  # noqa: D102
 
 
 def make_progress() -> Plain | Live:
@@ -44,8 +71,27 @@ def words(state: State) -> str:
     return text + (f", {state.failed} failed" if state.failed else "")
 
 
+def estimate_words(found: Estimate) -> str:
+    """`about 9 min 20 s with 2 workers: 128 runs of 8.7 s on average (4 kinds of runs, 4 timed just now)`."""
+    sources = [f"{found.timed} timed just now"] if found.timed else []
+    sources += [f"{found.remembered} known from earlier"] if found.remembered else []
+    guessed = found.kinds - found.timed - found.remembered
+    sources += [f"{guessed} guessed from these"] if guessed else []
+    busy = found.seconds > _BUSY * found.idle
+    return (
+        f"about {clock(found.idle)} with {_several(found.jobs, 'worker')}"
+        + (f" on a quiet machine, {clock(found.seconds)} with what else it does now" if busy else "")
+        + f": {_several(found.runs, 'run')} of {found.work / found.runs:.1f} s each on average "
+        f"({_several(found.kinds, 'kind')} of runs, {', '.join(sources)})"
+    )
+
+
+def _several(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 class Plain:
-    """A line when the runs begin, one every ten seconds, one at the end."""
+    """A line for each stage, one every ten seconds, one at the end."""
 
     def __init__(self) -> None:
         self._stage = ""
@@ -59,6 +105,11 @@ class Plain:
             match state.stage:
                 case "checking":
                     self._say(f"checking {state.total} combinations before anything is run")
+                case "timing":
+                    self._say(f"timing {state.total} kinds of runs, two rounds of each")
+                case "estimated":
+                    if state.estimate is not None:
+                        self._say(estimate_words(state.estimate))
                 case "tuning" | "running":
                     before = f", {state.done} done before" if state.done else ""
                     self._say(f"{state.total} different {NAMES[state.stage]}{before}")
@@ -67,12 +118,6 @@ class Plain:
         elif now - self._said >= _EVERY:
             self._said = now
             self._say(f"{state.done}/{state.total} {NAMES[state.stage]}{words(state)}")
-
-    def checking(self, done: int, total: int) -> None:
-        """Combinations checked."""
-        if self._stage != "checking":
-            self._stage = "checking"
-            self._say(f"checking {total} combinations; nothing will be run")
 
     def _say(self, text: str) -> None:
         print(f"fedpriv: {text}", file=sys.stderr, flush=True)
@@ -92,7 +137,10 @@ class Live:
     def __call__(self, state: State) -> None:
         """Takes one event of the sweep."""
         if state.stage == "checking":
-            self.checking(state.done, state.total)
+            self._checking(state.done, state.total)
+            return
+        if state.stage in ("timing", "estimated"):
+            self._before(state)
             return
         if self._stage != state.stage and state.stage != "done":
             self._open("tuning" if state.stage == "tuning" else "runs", state.stage)
@@ -103,7 +151,16 @@ class Live:
         if state.stage == "done":
             self.finish()
 
-    def checking(self, done: int, total: int) -> None:
+    def _before(self, state: State) -> None:
+        """Lines between the checks and the first run."""
+        self.finish()
+        self._stage = state.stage
+        if state.stage == "timing":
+            print(f"fedpriv: timing {state.total} kinds of runs, two rounds of each", file=sys.stderr, flush=True)
+        elif state.estimate is not None:
+            print(f"fedpriv: {estimate_words(state.estimate)}", file=sys.stderr, flush=True)
+
+    def _checking(self, done: int, total: int) -> None:
         """Combinations checked."""
         if self._stage != "checking":
             self._open("checking", "checking")

@@ -14,38 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import roster
 from fedpriv.errors import InputError
-from fedpriv.training import LocalWorker
-from simulations.launch import prepare
 from simulations.sweep.coalitions import members
+from simulations.sweep.resolver import Resolver, canonical
 from simulations.sweep.sections import Arm
 from simulations.sweep.spec import Spec
-from strategies.aggregation import make_strategy
 
 Label = str | float
-_PROMISE = (
-    "unit",
-    "relation",
-    "epsilon",
-    "delta",
-    "noise_multiplier",
-    "accountant",
-    "noise",
-    "clipper",
-    "clipper_options",
-    "controller",
-    "controller_options",
-    "gradient_rule",
-    "gradient_rule_options",
-    "filter",
-    "filter_options",
-    "normalize_by_bound",
-    "release_count",
-    "release_metrics",
-    "metrics_cap",
-)
-"""Keys of `privacy` that a run without privacy never reads."""
 _SHOWN = 3  # errors of a grid that are told
 
 
@@ -98,8 +74,6 @@ class Planned:
 
 Tuned = Callable[[Combination], Mapping[str, Any]]
 Told = Callable[[int, int], None]
-FACTOR = "optimizer.learning_rate_factor"
-"""Not a scenario key: among tuned settings, what the public rule's learning rate is multiplied by."""
 
 
 def combinations(spec: Spec) -> list[Combination]:
@@ -128,21 +102,16 @@ def combinations(spec: Spec) -> list[Combination]:
     return found
 
 
-def canonical(scenario: Scenario) -> Scenario:
-    """A run without privacy with the defaults of all that only a private one reads: the same result, one digest."""
-    if scenario.privacy.enabled:
-        return scenario
-    default = Scenario().privacy.model_dump(mode="json")
-    return scenario.override({f"privacy.{key}": default[key] for key in _PROMISE})
-
-
-def plan(spec: Spec, *, tuned: Tuned | None = None, told: Told | None = None) -> list[Planned]:
+def plan(
+    spec: Spec, *, tuned: Tuned | None = None, told: Told | None = None, resolver: Resolver | None = None
+) -> list[Planned]:
     """All runs of a sweep, resolved and checked as far as that goes without training.
 
     Args:
         spec: the sweep.
         tuned: settings that tuning found for a combination.
         told: called with (combinations checked, of how many).
+        resolver: remembers what was resolved and checked before.
 
     Raises:
         InputError: some combinations are not valid; the first few are told with what they are.
@@ -150,12 +119,11 @@ def plan(spec: Spec, *, tuned: Tuned | None = None, told: Told | None = None) ->
     found: list[Planned] = []
     problems: list[str] = []
     points = combinations(spec)
-    checked: set[tuple[Any, ...]] = set()
+    resolver = resolver or Resolver()
     for index, point in enumerate(points):
         chosen = dict(tuned(point)) if tuned else {}
         try:
-            ready = resolved(point.scenario, chosen)
-            check(ready, checked)
+            ready = resolver(point.scenario, chosen)
         except InputError as error:
             problems.append(f"{point.words()}: {error}")
             continue
@@ -185,29 +153,6 @@ def plan(spec: Spec, *, tuned: Tuned | None = None, told: Told | None = None) ->
             + more
         )
     return found
-
-
-def resolved(scenario: Scenario, chosen: Mapping[str, Any]) -> Scenario:
-    """Noise multiplier and learning rate filled in (they depend on no seed), with what tuning chose."""
-    factor = float(chosen.get(FACTOR, 1.0))
-    stated = scenario.optimizer.learning_rate is not None
-    scenario = canonical(scenario.override({key: value for key, value in chosen.items() if key != FACTOR}))
-    scenario = prepare(scenario, {"run.out": "unused"})
-    rate = scenario.optimizer.learning_rate
-    if rate is not None and factor != 1.0 and not stated:
-        scenario = scenario.override({"optimizer.learning_rate": float(f"{rate * factor:.6g}")})
-    return scenario
-
-
-def check(scenario: Scenario, done: set[tuple[Any, ...]]) -> None:
-    """Builds model, rules and strategy, and loads the data; `done` remembers data that were loaded before."""
-    make_strategy(scenario.strategy)
-    key = (scenario.data, scenario.partition, scenario.task)
-    if not any(key == other for other in done):
-        for name in roster(scenario).names:
-            load_client(scenario, name)
-        done.add(key)
-    LocalWorker(scenario)
 
 
 class _telling:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,40 +13,20 @@ import pandas as pd
 from fedpriv.errors import InputError
 from fedpriv.reports.atomic import write_json
 from simulations.resources import cores
+from simulations.sweep.estimate import Estimate, Estimator
 from simulations.sweep.grid import Planned, distinct, plan
-from simulations.sweep.pool import Pool, ProcessPool, Step
+from simulations.sweep.pool import Pool, ProcessPool
+from simulations.sweep.resolver import Resolver
 from simulations.sweep.spec import Spec
-from simulations.sweep.store import SweepFolder, failures
+from simulations.sweep.store import TUNING, SweepFolder, failures
 from simulations.sweep.studies import load
-from simulations.sweep.task import Outcome, Task
-from simulations.sweep.tuning import Trial, Tuned, choose, trials
+from simulations.sweep.task import Outcome
+from simulations.sweep.tuning import choose, stored, trials
+from simulations.sweep.work import LazyPool, Listener, State, Work
 
 Engine = Literal["processes", "ray"]
-Stage = Literal["checking", "tuning", "running", "done"]
-_SAVE_EVERY = 2.0  # seconds between updates of runs.json
-
-
-@dataclass(frozen=True)
-class State:
-    """What a display of progress needs.
-
-    Attributes:
-        stage: checking, tuning, running or done.
-        done, total: combinations checked, or runs through, this and earlier sessions together.
-        failed: of the runs.
-        share: of the work, by cost.
-        left: seconds left; None while unknown.
-    """
-
-    stage: Stage
-    done: int
-    total: int
-    failed: int = 0
-    share: float = 0.0
-    left: float | None = None
-
-
-Listener = Callable[[State], None]
+_PLAN = "plan.json"  # what resolving gave, for --resume
+_TRIALS = ".timing"  # folder of runs that are only timed
 
 
 @dataclass(frozen=True)
@@ -143,22 +122,92 @@ def compare(
         raise InputError(f"jobs={jobs} is below 0; nothing was started.")
     spec = prepare(sweep, overrides, quick=quick)
     tell = progress or (lambda state: None)
-    points = plan(spec, told=lambda done, total: tell(State("checking", done, total)))
-    every = trials(spec)
-    folder = SweepFolder.create(Path(out) if out else default_folder(spec), spec, resume=resume)
-    with folder.lock(), _Lazy(lambda: make_pool(engine, jobs or cores(), folder.path, points, address)) as pool:
+    jobs = jobs or cores()
+    path = Path(out) if out else default_folder(spec)
+    resolver = Resolver(path / _PLAN)
+    points = plan(spec, told=lambda done, total: tell(State("checking", done, total)), resolver=resolver)
+    every = trials(spec, resolver)
+    folder = SweepFolder.create(path, spec, resume=resume)
+    with folder.lock(), LazyPool(lambda: make_pool(engine, jobs, folder.path, points, address)) as pool:
         store = str(Path(cache).resolve()) if cache else ""
-        if every:
-            tuned = tune(folder, every, pool, tell, store)
-            points = plan(spec, tuned=tuned)
-        work = _Work(points, folder.run, tell, lambda found: folder.write_runs(points, found), store)
-        work.page = spec.sweep.page
+        tuned = stored(spec, every, folder.path / TUNING) if every else None
+        if tuned is not None:
+            points = plan(spec, tuned=tuned, resolver=resolver)
+        resolver.save(folder.path / _PLAN)
+        tries = [run for trial in every for run in trial.runs] if tuned is None else []
+        estimator = Estimator()
+        left = [*_left(estimator, tries, folder.trial), *_left(estimator, points, folder.run)]
+        time_left(estimator, left, jobs, folder.path / _TRIALS, pool, tell)
+        if every and tuned is None:
+            work = Work(tries, folder.trial, tell, cache=store, estimator=estimator, jobs=jobs, later=points)
+            work.stage = "tuning"
+            work.run(pool)
+            tuned = choose(folder.spec, every, folder.trials)
+            write_json(folder.path / TUNING, tuned.record)
+            points = plan(spec, tuned=tuned, resolver=resolver)
+            resolver.save(folder.path / _PLAN)
+        work = Work(points, folder.run, tell, lambda found: folder.write_runs(points, found), store)
+        work.page, work.estimator, work.jobs = spec.sweep.page, estimator, jobs
         work.run(pool)
+        estimator.save()
         folder.write_results(points, work.outcomes)
         if page and any(outcome.status == "done" for outcome in work.outcomes.values()):
             write_page(folder.path)
         tell(State("done", work.done, work.total, work.failed, 1.0, 0.0))
     return Sweep(folder)
+
+
+def foresee(
+    spec: Spec, *, jobs: int = 0, engine: Engine = "processes", address: str = "", progress: Listener | None = None
+) -> tuple[list[Planned], Estimate | None]:
+    """The plan of a sweep and how long it would take here; times two rounds of kinds of runs that are not known yet.
+
+    Raises:
+        InputError: some combinations are not valid.
+        CheckFailed: worker processes cannot be started.
+    """
+    tell = progress or (lambda state: None)
+    jobs, resolver, estimator = jobs or cores(), Resolver(), Estimator()
+    points = plan(spec, told=lambda done, total: tell(State("checking", done, total)), resolver=resolver)
+    left = distinct([*(run for trial in trials(spec, resolver) for run in trial.runs), *points])
+    with TemporaryDirectory(prefix="fedpriv-timing-") as directory:
+        place = Path(directory)
+        with LazyPool(lambda: make_pool(engine, jobs, place, points, address)) as pool:
+            return points, time_left(estimator, left, jobs, place / _TRIALS, pool, tell, always=True)
+
+
+def time_left(
+    estimator: Estimator,
+    left: Sequence[Planned],
+    jobs: int,
+    place: Path,
+    pool: LazyPool,
+    tell: Listener,
+    *,
+    always: bool = False,
+) -> Estimate | None:
+    """How long the runs that are left will take; times those of which nothing is known."""
+    trials = estimator.trials(left, always=always)
+    if trials:
+        tell(State("timing", 0, len(trials)))
+        estimator.time(trials, place, pool.run)
+        estimator.save()
+    estimate = estimator.estimate(left, jobs)
+    if estimate is not None:
+        tell(State("estimated", 0, estimate.runs, left=estimate.seconds, estimate=estimate))
+    return estimate
+
+
+def _left(estimator: Estimator, points: Sequence[Planned], place: Callable[[str], Path]) -> list[Planned]:
+    """Runs that are not through; of those that are, the pace is learnt."""
+    left: list[Planned] = []
+    for point in distinct(points):
+        found = Outcome.read(place(point.run))
+        if found is None or found.status == "failed":
+            left.append(point)
+        elif not found.cached:
+            estimator.learn(point, found)
+    return left
 
 
 def default_folder(spec: Spec) -> Path:
@@ -189,118 +238,3 @@ def write_page(path: Path) -> Path:
 
     write_comparison(path)
     return path / "report.html"
-
-
-def tune(folder: SweepFolder, every: Sequence[Trial], pool: _Lazy, tell: Listener, cache: str) -> Tuned:
-    """Runs the trials, writes tuning.json, and says what to take.
-
-    Raises:
-        InputError: no trial of a rule came to an end.
-    """
-    place = folder.path / "tuning" / "runs"
-    work = _Work([run for trial in every for run in trial.runs], lambda name: place / name, tell, cache=cache)
-    work.stage = "tuning"
-    work.run(pool)
-    tuned = choose(folder.spec, every, place)
-    write_json(folder.path / "tuning.json", tuned.record)
-    return tuned
-
-
-class _Lazy:
-    """A pool that is made when there is something to run."""
-
-    def __init__(self, make: Callable[[], Pool]) -> None:
-        self._make = make
-        self._stack = ExitStack()
-        self._pool: Pool | None = None
-
-    def __enter__(self) -> _Lazy:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def run(self, tasks: Sequence[Task]) -> Iterator[Step | Outcome]:
-        """As `Pool.run`."""
-        if not tasks:
-            return iter(())
-        if self._pool is None:
-            self._pool = self._stack.enter_context(self._make())
-        return self._pool.run(tasks)
-
-
-@dataclass
-class _Work:
-    """Runs of one call: what is through, what is left, how long it may take."""
-
-    points: Sequence[Planned]
-    place: Callable[[str], Path]
-    tell: Listener
-    keep: Callable[[Mapping[str, Outcome]], None] = lambda found: None
-    cache: str = ""
-    stage: Stage = "running"
-    page: bool = False
-    outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
-
-    def __post_init__(self) -> None:
-        runs = distinct(self.points)
-        self._left: list[Planned] = []
-        self._cost = {point.run: point.cost for point in runs}
-        self._all = sum(self._cost.values())
-        for point in runs:
-            found = Outcome.read(self.place(point.run))
-            if found is not None and found.status != "failed":
-                self.outcomes[point.run] = found
-            else:
-                self._left.append(point)
-        self.total = len(runs)
-        self._before = sum(self._cost[name] for name in self.outcomes)
-        self._partial: dict[str, float] = {}
-        self._began = time.monotonic()
-        self._saved = -float("inf")
-
-    @property
-    def done(self) -> int:
-        """Runs that are through."""
-        return len(self.outcomes)
-
-    @property
-    def failed(self) -> int:
-        """Of these, failed."""
-        return sum(outcome.status == "failed" for outcome in self.outcomes.values())
-
-    def run(self, pool: _Lazy) -> None:
-        """All that is left; `keep` follows."""
-        self.save()
-        self.tell(self._state())
-        tasks = [
-            Task(
-                run=point.run,
-                out=str(self.place(point.run).resolve()),
-                scenario=point.scenario.flat(),
-                page=self.page,
-                cache=self.cache,
-            )
-            for point in self._left
-        ]
-        for event in pool.run(tasks):
-            if isinstance(event, Step):
-                self._partial[event.run] = self._cost[event.run] * event.round / max(event.rounds, 1)
-            else:
-                self.outcomes[event.run] = event
-                self._partial.pop(event.run, None)
-                if time.monotonic() - self._saved > _SAVE_EVERY:
-                    self.save()
-            self.tell(self._state())
-        self.save()
-
-    def save(self) -> None:
-        """What has become of the runs so far."""
-        self.keep(self.outcomes)
-        self._saved = time.monotonic()
-
-    def _state(self) -> State:
-        through = sum(self._cost[name] for name in self.outcomes) + sum(self._partial.values())
-        mine, elapsed = through - self._before, time.monotonic() - self._began
-        left = elapsed * (self._all - through) / mine if mine > 0 else None
-        return State(self.stage, self.done, self.total, self.failed, through / max(self._all, 1e-9), left)

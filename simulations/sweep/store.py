@@ -6,6 +6,7 @@ runs/ID/         a run folder each, with result.json as the mark that it is thro
 runs.json        every line of the plan: run, digest, arm, seed, client, axes, tuned, status, seconds, epsilon, error
 results.parquet  long: run, digest, arm, seed, client, model, split, metric, value and a column for each axis
 tuning.json      what tuning tried and chose; tuning/runs/ its runs
+plan.json        noise and learning rates as they were worked out, so that --resume need not do it again
 comparison.json, report.html, figures/   what follows from them
 ```
 
@@ -32,7 +33,7 @@ from simulations.sweep.spec import Spec
 from simulations.sweep.task import Outcome
 
 COLUMNS = ("run", "digest", "arm", "seed", "client", "model", "split", "metric", "value")
-SWEEP, RUNS, RESULTS = "sweep.toml", "runs.json", "results.parquet"
+SWEEP, RUNS, RESULTS, TUNING = "sweep.toml", "runs.json", "results.parquet", "tuning.json"
 
 
 class SweepFolder:
@@ -94,6 +95,15 @@ class SweepFolder:
     def run(self, name: str) -> Path:
         """The folder of a run."""
         return self.path / "runs" / name
+
+    @property
+    def trials(self) -> Path:
+        """Where tuning runs are."""
+        return self.path / "tuning" / "runs"
+
+    def trial(self, name: str) -> Path:
+        """The folder of a tuning run."""
+        return self.trials / name
 
     def outcome(self, name: str) -> Outcome | None:
         """What became of a run; None when it is not through."""

@@ -11,7 +11,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from fedpriv.provenance import source_digest
 from fedpriv.reports.atomic import read_json, write_json
 from fedpriv.reports.locking import FolderLock
 from simulations import launch
+from simulations.sweep.pace import Stopwatch
 from strategies.progress import Progress
 
 Status = Literal["done", "refused", "failed"]
@@ -64,6 +65,7 @@ class Outcome:
         error: why it was refused or failed.
         cached: taken from the cache.
         source: digest of the code that ran it.
+        pace: seconds of its parts (`simulations.sweep.pace`); empty if it was not trained here from its start.
     """
 
     run: str
@@ -74,6 +76,7 @@ class Outcome:
     error: str = ""
     cached: bool = False
     source: str = ""
+    pace: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
@@ -91,8 +94,10 @@ def execute(task: Task, told: Callable[[int, int], None]) -> Outcome:
     """
     began = time.monotonic()
     first: list[float] = []
+    watch = Stopwatch()
 
     def listener(progress: Progress) -> None:
+        watch(progress)
         if not first:
             first.append(time.monotonic() - began)
         told(progress.round, progress.rounds)
@@ -115,6 +120,7 @@ def execute(task: Task, told: Callable[[int, int], None]) -> Outcome:
     except Exception as failure:
         status, error = "failed", f"{type(failure).__name__}: {failure}"
         _log(folder, failure)
+    pace = watch.pace(scenario) if status == "done" else None
     outcome = Outcome(
         run=task.run,
         status=status,  # type: ignore[arg-type]
@@ -123,6 +129,7 @@ def execute(task: Task, told: Callable[[int, int], None]) -> Outcome:
         epsilon=_epsilon(folder),
         error=error,
         source=source_digest(),
+        pace=asdict(pace) if pace else {},
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RESULT, asdict(outcome))

@@ -24,11 +24,13 @@ from fedpriv.mechanisms import make_mechanism
 from fedpriv.privacy.accounting import epsilon_of
 from fedpriv.privacy.recipe import event_of, make_rules
 from fedpriv.releases import whole_event
+from fedpriv.reports.atomic import read_json
 from fedpriv.reports.folder import RunFolder
 from simulations import scenarios
 from simulations.launch import prepare
 from simulations.sweep.axes import ENABLED, EPSILON
-from simulations.sweep.grid import FACTOR, Combination, Label, Planned, combinations, resolved
+from simulations.sweep.grid import Combination, Label, Planned, combinations
+from simulations.sweep.resolver import FACTOR, Resolver
 from simulations.sweep.sections import Tuning
 from simulations.sweep.spec import Spec
 
@@ -59,7 +61,7 @@ class Trial:
     runs: tuple[Planned, ...] = field(repr=False)
 
 
-def trials(spec: Spec) -> list[Trial]:
+def trials(spec: Spec, resolver: Resolver | None = None) -> list[Trial]:
     """Every trial of every rule, the same number for each; empty when the sweep does not tune.
 
     Raises:
@@ -68,7 +70,7 @@ def trials(spec: Spec) -> list[Trial]:
     tuning = spec.tuning
     if tuning is None:
         return []
-    base = tuning_base(spec)
+    base, resolver = tuning_base(spec), resolver or Resolver()
     changes = _changes(spec, tuning)
     options = {rule: _options(rule, tuning) for rule in changes}
     budget = tuning.trials or max(len(tuning.factors) * len(every) for every in options.values())
@@ -76,7 +78,7 @@ def trials(spec: Spec) -> list[Trial]:
     number = 0
     for rule, settings in changes.items():
         for candidate in candidates(tuning.factors, options[rule], budget):
-            ready = resolved(base.override({**settings, **tuning.set}), candidate)
+            ready = resolver(base.override({**settings, **tuning.set}), candidate)
             runs: list[Planned] = []
             for seed in tuning.seeds:
                 named = {"run.seed": seed, "run.name": f"{spec.sweep.name}-tuning"[:64], "run.engine": "inline"}
@@ -189,6 +191,25 @@ class Tuned:
     def __call__(self, point: Combination) -> Mapping[str, Any]:
         """The settings of a combination's rule."""
         return self.chosen[Rule.of(point, self.tuning)]
+
+
+def stored(spec: Spec, every: Sequence[Trial], path: Path) -> Tuned | None:
+    """What an earlier session chose from these very trials; None if it did not come to that."""
+    tuning, found = spec.tuning, read_json(path)
+    listed = found.get("rules")
+    if tuning is None or not isinstance(listed, list):
+        return None
+    chosen: dict[Rule, Mapping[str, Any]] = {}
+    rules = dict.fromkeys(trial.rule for trial in every)
+    for rule, entry in zip(rules, listed, strict=False):
+        mine = [[dict(t.settings), [run.run for run in t.runs]] for t in every if t.rule == rule]
+        known = [[t["settings"], t["runs"]] for t in entry["trials"] if t["score"] is not None]
+        if mine != known:  # other trials, or one that failed and is tried again
+            return None
+        chosen[rule] = entry["chosen"]
+    if len(listed) != len(rules) or (found.get("metric"), found.get("scenario")) != (tuning.metric, tuning.scenario):
+        return None
+    return Tuned(chosen, found, tuning)
 
 
 def choose(spec: Spec, every: Sequence[Trial], folder: Path) -> Tuned:

@@ -43,9 +43,10 @@ class HerePool:
 
 
 @pytest.fixture
-def pool(monkeypatch):
+def pool(tmp_path, monkeypatch):
     made = HerePool()
     monkeypatch.setattr(launch, "make_pool", lambda *_: made)
+    monkeypatch.setattr("simulations.sweep.estimate.default_path", lambda: tmp_path / "paces.json")
     return made
 
 

@@ -4,7 +4,8 @@ import pytest
 
 from fedpriv.errors import InputError
 from simulations.sweep.coalitions import coalitions
-from simulations.sweep.grid import FACTOR, combinations, distinct, plan
+from simulations.sweep.grid import combinations, distinct, plan
+from simulations.sweep.resolver import FACTOR
 from simulations.sweep.spec import Spec
 
 BASE = {

@@ -9,7 +9,8 @@ from fedpriv.privacy.accounting import epsilon_of
 from fedpriv.privacy.contract import Contract
 from fedpriv.privacy.events import decode_event
 from fedpriv.training import LocalWorker
-from simulations.sweep.grid import FACTOR, combinations
+from simulations.sweep.grid import combinations
+from simulations.sweep.resolver import FACTOR
 from simulations.sweep.spec import Spec
 from simulations.sweep.tuning import Rule, candidates, private_cost, trials
 
