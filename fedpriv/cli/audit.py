@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 HELP = """Test the privacy code itself on this machine: no data of anybody is read.
 
-D1 sensitivity, D2 noise, D3 sampler, every rule of the registry through the whole private step of the real model, and
-for each epsilon D4: thousands of planted readings go through the sampler,
-clipping and noise that train, and an attacker who sees every release shows how much epsilon really is. D5, with
+D1 sensitivity, D2 noise, D3 sampler, every rule of the registry through the whole private step of the real model, the
+gradient engine against one row at a time for every rule and model variant, and for each epsilon D4: thousands of
+planted readings go through the sampler, clipping and noise that train, and an attacker who sees every release shows
+how much epsilon really is. D5, with
 --ledger: the same for what a ledger records, against the epsilon it reports. With --end-to-end, a real federation
 whose server attacks days planted in the files of its clients: information beside what the ledgers claim, never a
 reason to fail. Exit code 1 when a check fails.
@@ -66,7 +67,7 @@ def audit(
     """Runs the suites and prints one line each."""
     from fedpriv.cli.text import table
     from fedpriv.privacy.audit.run import audit as run_audit
-    from simulations.auditing import model_subject
+    from simulations.auditing import model_subject, variants
 
     report = run_audit(
         tuple(epsilons or (_QUICK if quick else _ALL)),
@@ -76,6 +77,7 @@ def audit(
         clipper=clipper,
         ledgers=tuple(ledgers or ()),
         subjects=(model_subject(),),
+        models=variants(),
         more=_whole(seed) if whole else (),
         progress=_Lines(),
     )

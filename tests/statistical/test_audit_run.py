@@ -15,17 +15,18 @@ def test_all_suites_pass_on_this_program():
     before, told = torch.random.get_rng_state(), []
     report = audit((8.0,), canaries=2000, seed=5, progress=lambda name, share: told.append((name, share)))
     assert report.passed, [s for s in report.suites if not s.passed]
-    assert [s.name for s in report.suites][:4] == ["D1 sensitivity", "D2 noise", "D3 sampler", "D1, D2 every rule"]
+    names = ["D1 sensitivity", "D2 noise", "D3 sampler", "D1, D2 every rule", "engine agreement"]
+    assert [s.name for s in report.suites][:5] == names
     assert told[0] == ("D1 sensitivity", 0.0) and told[-1][1] == 1.0
     assert [share for _, share in told] == sorted(share for _, share in told)
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert content["passed"] and content["settings"]["randomness"] == "seed 5"
-    assert content["suites"][4]["numbers"]["t3"] >= 0.6 * 8
+    assert content["suites"][5]["numbers"]["t3"] >= 0.6 * 8
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_repeated_seed_repeats_the_audit():
-    one, two = (audit((4.0,), canaries=400, seed=6).suites[4].numbers for _ in range(2))
+    one, two = (audit((4.0,), canaries=400, seed=6).suites[5].numbers for _ in range(2))
     timed = {"seconds", "suite_seconds"}
     assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
 

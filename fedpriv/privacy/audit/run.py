@@ -1,4 +1,4 @@
-"""All suites in one go: sensitivity (D1), noise (D2), sampler (D3), every rule, canaries (D4); and ledgers (D5).
+"""All suites in one go: D1 sensitivity, D2 noise, D3 sampler, every rule, engine agreement, D4 canaries; D5 ledgers.
 
 Everything runs on made-up rows and canaries, through the code that trains; no data of anybody is read.
 """
@@ -20,6 +20,7 @@ from torch import nn
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import accountant_name, calibrate
 from fedpriv.privacy.audit import probe, sensitivity
+from fedpriv.privacy.audit.agreement import check_agreements
 from fedpriv.privacy.audit.bounds import check_significance
 from fedpriv.privacy.audit.canary import Streams, run_canaries
 from fedpriv.privacy.audit.ledgers import audit_ledger
@@ -43,6 +44,7 @@ Suite: TypeAlias = Callable[[Callable[[float], None]], SuiteResult]
 """(told the share of it that is done) -> result."""
 
 RULES = "D1, D2 every rule"
+ENGINES = "engine agreement"
 DELTA = 1e-5
 WINDOW, RATE, STEPS = 4, 0.1, 100  # of the canary runs: a subsampled mechanism, so that the sampler matters
 BOUND = 2.0  # not 1, so that noise which misses the bound shows
@@ -88,10 +90,11 @@ def audit(
     clipper: str = "flat",
     ledgers: Sequence[Path] = (),
     subjects: Sequence[Subject] = (),
+    models: Sequence[Subject] = (),
     more: Sequence[tuple[str, Suite]] = (),
     progress: Progress | None = None,
 ) -> AuditReport:
-    """Runs D1 to D3, the rules, D4 once for each epsilon, and D5 for each ledger.
+    """Runs D1 to D3, the rules, the engines, D4 once for each epsilon, and D5 for each ledger.
 
     Args:
         epsilons: claims to test, at delta 1e-5 for one reading under zero-out.
@@ -102,6 +105,7 @@ def audit(
         clipper: clipping rule, as in scenarios.
         ledgers: files whose reported epsilons are audited as well.
         subjects: models on which every rule is replayed, beside gradients chosen outright.
+        models: on which `engine` is compared with plain autograd for every rule, beside a small transformer.
         more: suites by name that are run after these, such as those that need the whole program.
         progress: told what is at work and how much is done.
 
@@ -126,6 +130,7 @@ def audit(
         ("D2 noise", lambda _: _noise(base, engine, streams)),
         ("D3 sampler", lambda _: _sampler(sampler, streams, significance)),
         (RULES, lambda tell: _suite(RULES, check_every_rule([chosen_gradients(), *subjects], tell=tell))),
+        (ENGINES, lambda tell: _suite(ENGINES, check_agreements([_transformer(), *models], engine=engine, tell=tell))),
     ]
     for epsilon in epsilons:
         name = f"D4 canaries, epsilon {epsilon:g}"
@@ -261,6 +266,12 @@ def _probe(width: int = 16) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # initial values from a seed, the global generator left alone
         torch.manual_seed(0)
         return probe.Probe(width=width)
+
+
+def _transformer() -> Subject:
+    generator = torch.Generator().manual_seed(1)
+    model = probe.randomised(_probe(), generator)
+    return Subject("small transformer", model, probe.probe_loss, probe.made_up(5, generator, draws=2), {})
 
 
 def _vector_probe() -> nn.Module:

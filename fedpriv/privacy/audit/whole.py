@@ -146,9 +146,9 @@ def make_recipe(settings: Settings, *, sigma: float = SIGMA) -> Recipe:
 class WholeStep:
     """A recipe on a subject, in the middle of a run: its public state was made by steps of the recipe itself."""
 
-    def __init__(self, recipe: Recipe, subject: Subject, *, step: int = STEP) -> None:
+    def __init__(self, recipe: Recipe, subject: Subject, *, step: int = STEP, engine: Any = None) -> None:
         self.recipe, self.subject = recipe, subject
-        self.engine: Any = make_engine(recipe.rules.engine_name("auto"), subject.model, subject.loss)
+        self.engine: Any = engine or make_engine(recipe.rules.engine_name("auto"), subject.model, subject.loss)
         self.layout, self.params = layout(subject.model), flat_parameters(subject.model)
         state, noise = recipe.initial_state(self.params.numel()), stream(1, "audit", "state")
         for early in range(2):
