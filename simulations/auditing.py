@@ -37,7 +37,7 @@ def model_subject() -> Subject:
     return Subject("the denoiser", model, make_loss(scenario.diffusion), rows, adversaries, sizes=(0, 3))
 
 
-_ALL = {"model.trainable": "all", "model.depth": 2}
+_ALL: dict[str, object] = {"model.trainable": "all", "model.depth": 2}
 _VARIANTS: dict[str, dict[str, object]] = {
     "skip": {"model.trainable": "skip"},
     "transformer": {"model.trainable": "transformer"},
