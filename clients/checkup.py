@@ -14,7 +14,9 @@ from typing import Any
 
 from clients.node import agreed_scenarios, local_view, operator_file
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData, load_client, roster
+from fedpriv.data.client_data import ClientData
+from fedpriv.data.clients import load_client
+from fedpriv.data.roster import roster
 from fedpriv.data.table import step_text
 from fedpriv.errors import InputError
 from fedpriv.privacy.ledger import Ledger

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.errors import InputError
 from fedpriv.messages import SIMULATION_VARIABLE, Mode
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import load_client
+from fedpriv.data.roster import roster
 from fedpriv.diffusion.loss import draw, repeat_rows, residual
 from fedpriv.errors import InputError
 from fedpriv.evaluation import held_out

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData
+from fedpriv.data.client_data import ClientData
 from fedpriv.data.tasks import make_examples, task_masks
 from fedpriv.data.windows import cut, day_steps, even_starts
 from fedpriv.diffusion.sampling import point_forecast, sample

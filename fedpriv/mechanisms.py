@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.data.windows import day_steps
 from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.hardened import HardenedMechanism

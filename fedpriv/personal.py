@@ -21,7 +21,7 @@ from typing import Any, Final
 from dp_accounting import DpEvent
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.data.windows import day_steps
 from fedpriv.mechanisms import make_mechanism
 from fedpriv.privacy.contract import Contract, canonical

@@ -24,7 +24,8 @@ from dp_accounting import DpEvent, dp_event
 from numpy.typing import NDArray
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData, roster
+from fedpriv.data.client_data import ClientData
+from fedpriv.data.roster import roster
 from fedpriv.data.tasks import make_examples, task_masks
 from fedpriv.data.windows import cut, day_steps
 from fedpriv.diffusion.sampling import point_forecast

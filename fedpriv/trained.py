@@ -151,7 +151,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _facts_of_the_data(scenario: Scenario) -> dict[str, Any]:
     """The same from the training data's headers, for runs that were made before model.json was written."""
-    from fedpriv.data.clients import roster
+    from fedpriv.data.roster import roster
 
     try:
         public = roster(scenario)

@@ -43,7 +43,9 @@ from numpy.typing import NDArray
 
 from clients import client_app
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData, load_client, roster
+from fedpriv.data.client_data import ClientData
+from fedpriv.data.clients import load_client
+from fedpriv.data.roster import roster
 from fedpriv.data.tasks import make_examples, task_masks
 from fedpriv.data.windows import CALENDAR_FEATURES, cut, day_steps
 from fedpriv.diffusion.loss import draw, make_loss

@@ -22,7 +22,7 @@ from typing import IO, Any
 import tomli_w
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.data.windows import day_steps
 from fedpriv.errors import BudgetExceeded, CheckFailed, InputError, LedgerError
 from fedpriv.messages import SIMULATION_VARIABLE

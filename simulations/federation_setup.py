@@ -31,7 +31,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clients.enrolment import read_auth_public
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.data.table import step_text
 from fedpriv.errors import InputError
 from fedpriv.resolving import resolve

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from clients.node import SIMULATION_VARIABLE, forget
 from fedpriv import forecasting, imputation
 from fedpriv.config import Scenario
-from fedpriv.data.clients import describe, load_client, roster
+from fedpriv.data.clients import describe, load_client
+from fedpriv.data.roster import roster
 from fedpriv.data.table import Table
 from fedpriv.data.windows import day_steps
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError

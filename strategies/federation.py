@@ -168,7 +168,7 @@ class _Federation:
         )
 
     def _expected(self) -> int:
-        from fedpriv.data.clients import roster
+        from fedpriv.data.roster import roster
 
         return len(roster(self.scenario).names) if self.simulated else self.scenario.partition.clients
 
@@ -286,7 +286,7 @@ class _Federation:
         every = self.scenario.evaluation.diagnostics
         if not self.simulated or not every or state.round % every:
             return
-        from fedpriv.data.clients import roster
+        from fedpriv.data.roster import roster
 
         names = roster(self.scenario).names
         self.worker.set_reference(state.reference)

@@ -79,7 +79,8 @@ def _situations(scenario: Scenario, *, meters: int | None, days: int | None) -> 
     Raises:
         InputError: the data cannot be found, or only one of the two sizes is given.
     """
-    from fedpriv.data.clients import roster, training_size
+    from fedpriv.data.clients import training_size
+    from fedpriv.data.roster import roster
     from fedpriv.data.windows import day_steps
     from fedpriv.errors import InputError
     from fedpriv.personal import private_steps
@@ -129,7 +130,7 @@ def _parameters(scenario: Scenario, channels: int) -> int:
     """How many parameters are trained and sent."""
     import torch
 
-    from fedpriv.data.clients import roster
+    from fedpriv.data.roster import roster
     from fedpriv.data.windows import CALENDAR_FEATURES, day_steps
     from fedpriv.models.denoiser import build_denoiser
     from fedpriv.models.parameters import trainable_vector

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.data.clients import ClientData
+from fedpriv.data.client_data import ClientData
 from fedpriv.data.partitions.profiles import daily_profile, level
 from fedpriv.errors import InputError
 

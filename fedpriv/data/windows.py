@@ -19,7 +19,7 @@ from torch import Tensor
 from fedpriv.errors import InputError
 
 if TYPE_CHECKING:
-    from fedpriv.data.clients import ClientData
+    from fedpriv.data.client_data import ClientData
 
 CALENDAR_FEATURES = 7
 """sin and cos of the hour of the day, of the day of the week and of the day of the year; weekend."""

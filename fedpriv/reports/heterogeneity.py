@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fedpriv.data.clients import ClientData
+from fedpriv.data.client_data import ClientData
 from fedpriv.data.heterogeneity import Card, heterogeneity
 from fedpriv.errors import InputError
 from fedpriv.reports.atomic import read_json, write_json

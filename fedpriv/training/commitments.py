@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dp_accounting import DpEvent, dp_event
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.data.windows import day_steps
 from fedpriv.personal import personal_parts
 from fedpriv.privacy.accounting import epsilon_of, filter_epsilon

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.data.windows import CALENDAR_FEATURES, day_steps
 from fedpriv.errors import InputError
 from fedpriv.mechanisms import make_recipe

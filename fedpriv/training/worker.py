@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from fedpriv import evaluation
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData, held_of, load_client, owners, roster
+from fedpriv.data.client_data import ClientData
+from fedpriv.data.clients import held_of, load_client, owners
+from fedpriv.data.roster import roster
 from fedpriv.data.tasks import drop_context, make_examples, task_masks
 from fedpriv.data.windows import cut, day_steps
 from fedpriv.diffusion.loss import draw, make_loss

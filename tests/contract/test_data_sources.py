@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import load_client
+from fedpriv.data.roster import roster
 from fedpriv.data.sources import SOURCES
 from fedpriv.data.windows import cut, even_starts
 from fedpriv.errors import InputError

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpriv.config import PartitionConfig, Scenario
-from fedpriv.data.clients import describe, held_of, load_client, owners, roster
+from fedpriv.data.clients import describe, held_of, load_client, owners
 from fedpriv.data.partition import PARTITIONERS, Calendar, Division, Pool, Public, assemble
 from fedpriv.data.partitions.base import numbered
+from fedpriv.data.roster import roster
 from fedpriv.data.sources import Series
 from fedpriv.data.tasks import make_examples, task_masks
 from fedpriv.data.windows import cut, even_starts

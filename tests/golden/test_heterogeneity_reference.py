@@ -7,8 +7,9 @@ import csv
 import pytest
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import load_client
 from fedpriv.data.heterogeneity import heterogeneity
+from fedpriv.data.roster import roster
 
 SAME = {
     "scale_ratio_max_min": "scale_ratio_max_min",

@@ -10,7 +10,8 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 
 from fedpriv.config import OptimizerConfig, Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import load_client
+from fedpriv.data.roster import roster
 from fedpriv.errors import InputError
 from fedpriv.evaluation import scores
 from fedpriv.mechanisms import make_recipe

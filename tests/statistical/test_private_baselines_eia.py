@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData, load_client
+from fedpriv.data.client_data import ClientData
+from fedpriv.data.clients import load_client
 from fedpriv.data.tasks import make_examples
 from fedpriv.data.windows import cut, even_starts
 from fedpriv.examples import Examples

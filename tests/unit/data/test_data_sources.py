@@ -12,9 +12,10 @@ import pytest
 
 from fedpriv.config import Scenario
 from fedpriv.data import registry
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import load_client
 from fedpriv.data.generator import draw_utility, generate
 from fedpriv.data.registry import datasets
+from fedpriv.data.roster import roster
 from fedpriv.data.sources.synthetic import write_csv
 from fedpriv.errors import InputError
 

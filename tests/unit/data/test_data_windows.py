@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedpriv.config import DataConfig, TaskConfig
-from fedpriv.data.clients import ClientData, client_data
+from fedpriv.data.client_data import ClientData, client_data
 from fedpriv.data.sources.base import Parts, Series
 from fedpriv.data.tasks import NORMALISED_LIMIT, make_examples, seasonal_baseline, task_masks
 from fedpriv.data.windows import (

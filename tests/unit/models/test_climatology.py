@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import load_client
+from fedpriv.data.roster import roster
 from fedpriv.evaluation import CLIMATOLOGY, evaluate, metrics_of
 from fedpriv.models.climatology import fit_climatology
 from fedpriv.training import LocalWorker

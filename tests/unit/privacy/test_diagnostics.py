@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import roster
+from fedpriv.data.roster import roster
 from fedpriv.diffusion.loss import make_loss
 from fedpriv.models.parameters import is_conditioning
 from fedpriv.privacy.clippers import make_clipper

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from fedpriv.config import DataConfig
-from fedpriv.data.clients import ClientData
+from fedpriv.data.client_data import ClientData
 from fedpriv.data.tasks import make_examples
 from fedpriv.data.windows import cut
 from fedpriv.errors import CheckFailed, InputError

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from fedpriv.config import Scenario
-from fedpriv.data.clients import ClientData, describe, load_client, roster
+from fedpriv.data.client_data import ClientData
+from fedpriv.data.clients import describe, load_client
 from fedpriv.data.heterogeneity import heterogeneity
+from fedpriv.data.roster import roster
 from fedpriv.errors import InputError
 from fedpriv.reports.drawing import STAND_IN
 from fedpriv.reports.heterogeneity import MEANINGS, rows, write_card

@@ -18,7 +18,8 @@ from clients.enrolment import Owner, agree, init, read_auth_public
 from clients.node import forget, identify
 from clients.supernode import Link, command, environment
 from fedpriv.config import Scenario
-from fedpriv.data.clients import load_client, roster
+from fedpriv.data.clients import load_client
+from fedpriv.data.roster import roster
 from fedpriv.errors import InputError, LedgerError
 from fedpriv.messages import Refusal, TrainRequest, encode_model
 from fedpriv.privacy.label import build_stated_label
