@@ -19,17 +19,8 @@ from fedpriv.data.table import Table
 from fedpriv.diffusion.sampling import point_forecast, sample
 from fedpriv.errors import InputError
 from fedpriv.seeding import stream, torch_generator
-from fedpriv.trained import (
-    LEVELS,
-    Panel,
-    Trained,
-    as_table,
-    check_samples,
-    lay_out,
-    level_names,
-    quantiles_of,
-    require,
-)
+from fedpriv.trained import LEVELS, Trained, check_samples, level_names, quantiles_of, require
+from fedpriv.user_panel import Panel, as_table, lay_out
 
 LONGEST = 10_000  # steps of a horizon
 SPARSE = 0.5  # share of the context below which a remark is made
@@ -115,7 +106,7 @@ def forecast(
         samples: trajectories drawn per series, for the quantiles.
         seed: of the samples.
         at: stamp of the first step to forecast; readings from there on are not used. Empty: after the last reading.
-        channels, resample, timezone, unit: see `fedpriv.trained.lay_out`.
+        channels, resample, timezone, unit: see `fedpriv.user_panel.lay_out`.
 
     Raises:
         InputError: the model cannot forecast, the table does not fit it, or no series has enough readings.

@@ -18,18 +18,8 @@ from fedpriv.data.table import Table
 from fedpriv.diffusion.sampling import point_forecast, sample
 from fedpriv.errors import InputError
 from fedpriv.seeding import stream, torch_generator
-from fedpriv.trained import (
-    LEVELS,
-    Panel,
-    Trained,
-    as_table,
-    check_samples,
-    lay_out,
-    level_names,
-    longest_run,
-    quantiles_of,
-    require,
-)
+from fedpriv.trained import LEVELS, Trained, check_samples, level_names, longest_run, quantiles_of, require
+from fedpriv.user_panel import Panel, as_table, lay_out
 
 LEAST_GIVEN = 0.25  # share of a window that must be given: what the training masks leave, with some room
 _ENTRIES = 1 << 23  # of float64 worked on at a time
@@ -114,7 +104,7 @@ def impute(
         samples: draws per gap, for the quantiles; 0: only the mean.
         seed: of the samples.
         longest_gap: steps; 0: the longest run of hidden steps in training (see `fedpriv.trained.longest_run`).
-        channels, resample, timezone, unit: see `fedpriv.trained.lay_out`.
+        channels, resample, timezone, unit: see `fedpriv.user_panel.lay_out`.
 
     Raises:
         InputError: the model cannot fill gaps, or the table does not fit it.

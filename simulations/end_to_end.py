@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from flwr.app import Message
 from numpy.typing import NDArray
@@ -69,6 +68,7 @@ from fedpriv.schedule import make_schedule
 from fedpriv.seeding import stream
 from simulations.inline_grid import FIRST_NODE, InlineGrid
 from simulations.launch import as_simulation, prepare
+from simulations.planted_days import CONTEXT, MOST, RATE, WINDOW, Layout, beacons_of, scenario_of
 from strategies.base import TRAIN
 from strategies.federation import federation
 
@@ -76,11 +76,6 @@ Array = NDArray[np.float64]
 Tell = Callable[[float], None]
 
 NAME = "end to end (information)"
-CONTEXT, WINDOW = 2, 128  # days; of a window's places only the first two do not show a planted day
-MOST = WINDOW - 1  # days planted at one client: one for each place, and the beacon's
-READING = 10.0  # of a planted day, where bounds of -1 and 1 are declared
-RATE = 0.01  # learning rate: small, so that the model hardly moves
-_PARTS = (3, 3, 3)  # train, validation and test, windows; a gap of one follows each boundary
 _REPEATS = 8  # draws over which the attacker averages a direction
 
 
@@ -122,10 +117,10 @@ def end_to_end(
     coins = stream(seed, "audit", "coins").random(canaries) < 0.5
     with tempfile.TemporaryDirectory(prefix="fedpriv-audit-") as home, as_simulation():
         place = Path(home)
-        layout = Layout(canaries, clients, _beacons(epsilon, rounds, noise_multiplier, place))
+        layout = Layout(canaries, clients, beacons_of(epsilon, rounds, noise_multiplier, place))
         layout.write(place / "real", coins)
         layout.write(place / "known", np.ones(canaries, dtype=bool))
-        base = _scenario(place / "real", epsilon, rounds, noise_multiplier, seed)
+        base = scenario_of(place / "real", epsilon, rounds, noise_multiplier, seed)
         scenario = prepare(base, out=place / "run")
         folder = RunFolder.create(place / "run", scenario, resume=False)
         with folder.lock():
@@ -141,90 +136,6 @@ def end_to_end(
         scores = _scores(found, claim, coins, rounds, layout)
         tell(0.8)
         return _result(scores, claim, claimed, clients, seed, started)
-
-
-def _scenario(data: Path, epsilon: float, rounds: int, sigma: float | None, seed: int) -> Scenario:
-    """The default model on daily readings; small only in the transformer, which does not train."""
-    train, validation, _ = _PARTS
-    settings: dict[str, object] = {
-        "data.source": "csv",
-        "data.path": str(data),
-        "data.scaling": "bounds",
-        "data.low": -1.0,
-        "data.high": 1.0,
-        "data.train_fraction": train / sum(_PARTS),
-        "data.validation_fraction": validation / sum(_PARTS),
-        "partition.clients": 0,
-        "task.context": CONTEXT,
-        "task.horizon": WINDOW - CONTEXT,
-        "model.width": 16,
-        "model.depth": 1,
-        "model.heads": 2,
-        "privacy.unit": "day",
-        "privacy.epsilon": epsilon,
-        "federation.rounds": rounds,
-        "federation.local_steps": 1,
-        "optimizer.learning_rate": RATE,
-        "optimizer.decay": "none",
-        "evaluation.every": rounds,
-        "evaluation.windows": 1,
-        "evaluation.samples": 2,
-        "run.seed": seed,
-    }
-    if sigma is not None:
-        settings["privacy.noise_multiplier"] = sigma
-    return Scenario().override(settings)
-
-
-def _beacons(epsilon: float, rounds: int, sigma: float | None, place: Path) -> int:
-    """Meters of the beacon: half of those expected stand out from the noise, and fewer are rarely drawn."""
-    if sigma is None:
-        probe = Layout(1, 1, 1)
-        probe.write(place / "probe", np.ones(1, dtype=bool))
-        sigma = prepare(_scenario(place / "probe", epsilon, rounds, None, 0)).privacy.noise_multiplier or 1.0
-    return math.ceil((8 + 12 * sigma) / Scenario().privacy.sampling_prob)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which day is planted where: canary i is day WINDOW + 1 + i // clients of client i % clients.
-
-    Attributes:
-        canaries, clients: how many.
-        beacons: meters of each client that always read day WINDOW.
-    """
-
-    canaries: int
-    clients: int
-    beacons: int
-
-    @property
-    def names(self) -> list[str]:
-        """Of the clients, in partition order."""
-        return [f"client{k:03d}" for k in range(self.clients)]
-
-    def of(self, client: int) -> NDArray[np.int64]:
-        """Numbers of a client's canaries; the j-th lies j + 1 days after the beacon."""
-        return np.arange(client, self.canaries, self.clients)
-
-    def write(self, folder: Path, kept: NDArray[np.bool_]) -> None:
-        """One file per client, one column per meter; the training part holds the planted days alone."""
-        folder.mkdir()
-        steps = sum(_PARTS) * WINDOW
-        stamps = pd.date_range("2020-01-01", periods=steps, freq="D")
-        later = np.where(np.arange(steps) < _PARTS[0] * WINDOW, np.nan, np.sin(np.arange(steps)))
-        for k, name in enumerate(self.names):
-            columns: dict[str, Array] = {}
-            days = [(WINDOW, True)] * self.beacons
-            days += [(WINDOW + 1 + j, bool(kept[i])) for j, i in enumerate(self.of(k))]
-            for j, (day, there) in enumerate(days):
-                column = later.copy()
-                if there:
-                    column[day] = READING
-                columns[f"meter{j:04d}"] = column
-            # Simulated clients need a window with readings on both sides; this one is never a target.
-            columns["meter0000"][1] = 0.0
-            pd.DataFrame({"time": stamps, **columns}).to_csv(folder / f"{name}.csv", index=False)
 
 
 @dataclass(frozen=True)

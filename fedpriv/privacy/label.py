@@ -8,35 +8,30 @@ maximum, never a mean: each reading lives at one client. Beside the promised uni
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dp_accounting import DpEvent, dp_event
+from dp_accounting import dp_event
 
 from fedpriv.config import Scenario
 from fedpriv.errors import InputError
-from fedpriv.privacy.accounting import accountant_name, ladder_of
+from fedpriv.privacy.accounting import accountant_name
 from fedpriv.privacy.composition import INTERVAL
 from fedpriv.privacy.contract import Contract
 from fedpriv.privacy.diagnostics import diagnostics_mark
 from fedpriv.privacy.dominance import noise_of
 from fedpriv.privacy.events import ScheduledDpEvent, decode_event
-from fedpriv.privacy.hardened import discrete_event
+from fedpriv.privacy.label_ladder import Account, finite, ladders, longest, sampler_of, term_of
 from fedpriv.privacy.ledger import Ledger
-from fedpriv.privacy.meter_samplers import sampler_from_terms
 from fedpriv.privacy.recipe import make_rules
 from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract
-from fedpriv.privacy.samplers import RandomPhaseTiling, Sampler
-from fedpriv.privacy.side_releases import side_event_for
 from fedpriv.privacy.signing import sign_label, verify_label
-from fedpriv.privacy.units import DAYS_IN_MONTH, METER, READING, Relation, Unit
+from fedpriv.privacy.units import DAYS_IN_MONTH, Relation
 
 __all__ = ["build_label", "build_stated_label", "sign_label", "verify_label"]
 
-RUNGS = ("reading", "day", "week", "month", "meter")
 PUBLIC = (
     "the scenario with all its settings",
     "names of the clients, and which of them answer in which round",
@@ -56,35 +51,6 @@ ASSUMPTIONS = (
     "arithmetic is that of floating point; attacks on its last digits are not covered",
     f"a month is {DAYS_IN_MONTH} days; day, week and month are any consecutive readings of that length",
 )
-
-
-@dataclass(frozen=True)
-class _Account:
-    """What one client's ledger says, as far as labels need it."""
-
-    contracts: tuple[Contract, ...]
-    filters: tuple[RenyiContract, ...]
-
-    @property
-    def training(self) -> list[AnyContract]:
-        """Everything but side releases and personal models, oldest first."""
-        return [*(c for c in self.contracts if "side_release" not in c.public_terms), *self.filters]
-
-    @property
-    def personal(self) -> list[Contract]:
-        """Private fine-tuning: steps like those of training, of models that are not sent."""
-        return [c for c in self.contracts if c.public_terms.get("side_release") == "personal"]
-
-    @property
-    def main(self) -> list[AnyContract]:
-        """Training, or the statistics of a run that is nothing else."""
-        statistics = [c for c in self.contracts if c.public_terms.get("side_release") == "statistics"]
-        return self.training or [*statistics]
-
-    @property
-    def side(self) -> list[Contract]:
-        """Numbers beside the model."""
-        return [c for c in self.contracts if c.public_terms.get("side_release", "personal") != "personal"]
 
 
 def build_label(
@@ -119,29 +85,29 @@ def build_label(
     nominal: dict[str, float | None] = {}
     mechanism: dict[str, dict[str, Any]] = {}
     bindings = set[tuple[str, str, float, str]]()
-    accounts: dict[_Account, int | None] = {}
+    accounts: dict[Account, int | None] = {}
     for name, path in ledgers.items():
         if not Path(path).exists():
             continue
         with Ledger.open(path, readonly=True) as ledger:
-            account = _Account(tuple(ledger.contracts()), tuple(ledger.filters()))
+            account = Account(tuple(ledger.contracts()), tuple(ledger.filters()))
             if not account.main:
                 continue
             bindings.add((ledger.unit, ledger.relation.value, ledger.delta, ledger.mode))
-            committed[name], nominal[name] = _finite(ledger.committed()), _finite(ledger.nominal())
+            committed[name], nominal[name] = finite(ledger.committed()), finite(ledger.nominal())
         last = account.main[-1]
         mechanism[name] = _mechanism(scenario, last)
-        steps_per_day = steps_per_day or _term(last, "steps_per_day")
+        steps_per_day = steps_per_day or term_of(last, "steps_per_day")
         length = calendar_steps.get(name) if isinstance(calendar_steps, Mapping) else calendar_steps
-        length = length or _term(last, "calendar_steps")
-        key = _Account(tuple(replace(c, run_id="-") for c in account.contracts), account.filters)
-        accounts[key] = _longest(accounts[key], length) if key in accounts else length
+        length = length or term_of(last, "calendar_steps")
+        key = Account(tuple(replace(c, run_id="-") for c in account.contracts), account.filters)
+        accounts[key] = longest(accounts[key], length) if key in accounts else length
     if len(bindings) != 1:
         raise InputError(
             f"a label is about one unit, relation, delta and mode, not {sorted(bindings)}; none was written."
         )
     unit, relation, delta, mode = binding = bindings.pop()
-    both = _both(scenario, accounts, unit, delta, steps_per_day)
+    both = ladders(scenario, accounts, unit, delta, steps_per_day)
     if unit in both[_key(relation)] and both[_key(relation)][unit] is None:
         # a filter says nothing about other units, but it does about its own
         both[_key(relation)][unit] = _largest(committed)
@@ -184,14 +150,14 @@ def build_stated_label(
     if not stated:
         raise InputError("no client has stated its account, so nothing can be claimed; no label was written.")
     first = contracts[0]
-    account = _Account(
+    account = Account(
         tuple(c for c in contracts if not isinstance(c, RenyiContract)),
         tuple(c for c in contracts if isinstance(c, RenyiContract)),
     )
-    accounts: dict[_Account, int | None] = {account: None}
+    accounts: dict[Account, int | None] = {account: None}
     binding = (first.unit, first.relation, first.delta, "deployment")
-    both = _both(scenario, accounts, first.unit, first.delta, steps_per_day)
-    committed = {client: _finite(said["committed"]) for client, said in sorted(stated.items())}
+    both = ladders(scenario, accounts, first.unit, first.delta, steps_per_day)
+    committed = {client: finite(said["committed"]) for client, said in sorted(stated.items())}
     largest, own = _largest(committed), both[_key(first.relation)]
     known = own.get(first.unit)
     if largest is None or known is None or largest > known * (1 + 1e-6):
@@ -202,7 +168,7 @@ def build_stated_label(
     return {
         **_statement(scenario, accounts, binding, both, mechanism, seeded=False),
         "committed": committed,
-        "nominal": {client: _finite(said["nominal"]) for client, said in sorted(stated.items())},
+        "nominal": {client: finite(said["nominal"]) for client, said in sorted(stated.items())},
         "max_epsilon": largest,
         "side_releases": _side_rows(_side(accounts)),
         "audit": dict(audit) if audit else None,
@@ -221,26 +187,13 @@ def _largest(committed: Mapping[str, float | None]) -> float | None:
     return max(known) if len(known) == len(committed) else None
 
 
-def _side(accounts: Mapping[_Account, int | None]) -> list[Contract]:
+def _side(accounts: Mapping[Account, int | None]) -> list[Contract]:
     return [c for account in accounts for c in account.side]
-
-
-def _both(
-    scenario: Scenario | None,
-    accounts: Mapping[_Account, int | None],
-    unit: str,
-    delta: float,
-    steps_per_day: int | None,
-) -> dict[str, dict[str, float | None]]:
-    return {
-        r.value: _worst([_ladder(scenario, k, n, unit, delta, r, steps_per_day) for k, n in accounts.items()])
-        for r in (Relation.ZERO_OUT, Relation.REPLACE_ONE)
-    }
 
 
 def _statement(
     scenario: Scenario | None,
-    accounts: Mapping[_Account, int | None],
+    accounts: Mapping[Account, int | None],
     binding: tuple[str, str, float, str],
     both: Mapping[str, Mapping[str, float | None]],
     mechanism: Mapping[str, Mapping[str, Any]],
@@ -286,7 +239,7 @@ def _mechanism(scenario: Scenario | None, contract: AnyContract) -> dict[str, An
         stated |= rules.describe(float(noise) if isinstance(event, dp_event.ZCDpEvent) else noise_of(first))
     # The total noise, also where other queries share it; of one window, also where the unit touches several.
     stated["noise_multiplier"] = noise if isinstance(event, dp_event.ZCDpEvent) else noise_of(event)
-    sampler = _sampler(scenario, contract)
+    sampler = sampler_of(scenario, contract)
     return {**terms, **(sampler.terms() if sampler else {}), **stated}
 
 
@@ -338,7 +291,7 @@ def _diagnostics(scenario: Scenario | None, mode: str) -> dict[str, str]:
     return {"diagnostics": diagnostics_mark(scenario)}
 
 
-def _accountant(accounts: Mapping[_Account, int | None]) -> dict[str, Any]:
+def _accountant(accounts: Mapping[Account, int | None]) -> dict[str, Any]:
     orders = {f.order for account in accounts for f in account.filters}
     if orders:
         return {"name": f"Renyi filter of fixed order {max(orders):g}, integer costs of 1e-9 nat, rounded up"}
@@ -350,81 +303,3 @@ def _accountant(accounts: Mapping[_Account, int | None]) -> dict[str, Any]:
 
 def _is_hardened(mechanism: Mapping[str, Mapping[str, Any]]) -> bool:
     return all(parts.get("noise") == "discrete-gaussian" for parts in mechanism.values())
-
-
-def _stages(contract: AnyContract) -> list[tuple[float | DpEvent, int]] | None:
-    """(noise of one group, steps) of each stage of a contract; None where other units are not derivable from it."""
-    if isinstance(contract, RenyiContract):
-        return None
-    event = decode_event(contract.event)
-    if isinstance(event, ScheduledDpEvent):
-        return [(noise_of(each), count) for each, count in event.part(0, event.steps)]
-    if isinstance(event, dp_event.ZCDpEvent):
-        sigma = contract.public_terms.get("noise_multiplier")
-        return [(discrete_event(float(sigma)), contract.steps_total)] if sigma else None
-    return [(noise_of(event), contract.steps_total)]
-
-
-def _sampler(scenario: Scenario | None, contract: AnyContract) -> Sampler | None:
-    terms = contract.public_terms
-    if "sampler" in terms and "window" in terms:
-        return sampler_from_terms(terms)
-    return RandomPhaseTiling(scenario.task.window, scenario.privacy.sampling_prob) if scenario is not None else None
-
-
-def _term(contract: AnyContract, name: str) -> int | None:
-    value = contract.public_terms.get(name)
-    return int(value) if value else None
-
-
-def _longest(a: int | None, b: int | None) -> int | None:
-    return max(a, b) if a is not None and b is not None else None
-
-
-def _ladder(
-    scenario: Scenario | None,
-    account: _Account,
-    calendar_steps: int | None,
-    unit: str,
-    delta: float,
-    relation: Relation,
-    steps_per_day: int | None,
-) -> dict[str, float | None]:
-    """The rungs that the public facts allow; None where a fact is missing or no epsilon is finite."""
-    parts: list[tuple[Sampler, float | DpEvent, int]] = []
-    for contract in [*account.training, *account.personal]:
-        sampler, stages = _sampler(scenario, contract), _stages(contract)
-        if sampler is None or stages is None:
-            return dict.fromkeys(RUNGS)
-        parts += [(sampler, noise, steps) for noise, steps in stages]
-    units = [READING]
-    if steps_per_day:
-        units += [Unit.parse(name, steps_per_day=steps_per_day) for name in ("day", "week", "month")]
-    if calendar_steps:
-        units.append(METER)
-    extra: dict[str, list[tuple[DpEvent, int]]] = {}
-    if account.side:
-        own = Unit.parse(unit, steps_per_day=steps_per_day or 1)
-        extra = {
-            u.name: [
-                (side_event_for(c.public_terms, own, u, calendar_steps=calendar_steps), c.steps_total)
-                for c in account.side
-            ]
-            for u in units
-        }
-    known = ladder_of(parts, units, delta=delta, relation=relation, calendar_steps=calendar_steps, extra=extra)
-    return {name: _finite(known[name]) if name in known else None for name in RUNGS}
-
-
-def _worst(ladders: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """The largest epsilon of each rung; None where some client has none."""
-    worst: dict[str, float | None] = {}
-    for name in RUNGS:
-        values = [ladder[name] for ladder in ladders]
-        known = [v for v in values if v is not None]
-        worst[name] = max(known) if len(known) == len(values) else None
-    return worst
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no infinity

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from fedpriv.config import Scenario
-from fedpriv.data.heterogeneity import Card
-from fedpriv.data.registry import dataset
 from fedpriv.privacy.diagnostics import diagnostics_mark
 from fedpriv.reports import heterogeneity
 from fedpriv.reports.atomic import write_text
@@ -23,38 +18,21 @@ from fedpriv.reports.figures import MAX_CLIENTS, pictures
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import ladder_rows, promise_rows
 from fedpriv.reports.meanings import meanings
-from fedpriv.reports.personal import pairs, personal_text
-from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer, at_most, number, small
+from fedpriv.reports.page_tables import (
+    DATASETS,
+    averages_table,
+    changes,
+    client_table,
+    differences_table,
+    facts,
+    percent,
+    personal_table,
+)
+from fedpriv.reports.personal import personal_text
+from fedpriv.reports.tables import FEDERATED, RunView, answer, at_most, number, small
 from fedpriv.reports.template import PAGE, SCRIPT, STYLE
 
 _SHORT = 130  # characters that fit the narrow card of the label; longer entries stand below it, full width
-_DATASETS = {"eia930": "eia930", "pjm": "pjm", "ett": "ett", "sgsc": "sgsc10"}  # source -> registry
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: what is shown, what is sorted by, whether it is good news, and where it leads."""
-
-    text: str
-    value: float | None = None
-    tone: str = ""
-    link: str = ""
-
-
-@dataclass(frozen=True)
-class Head:
-    """One column heading with its explanation."""
-
-    text: str
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of the page."""
-
-    heads: list[Head]
-    rows: list[list[Cell]]
 
 
 def write_report(path: Path | str) -> Path:
@@ -100,21 +78,21 @@ def render(view: RunView) -> str:
         relations=relations,
         rungs=rungs,
         split=view.split,
-        differences=_differences(card[0]) if card is not None else None,
+        differences=differences_table(card[0]) if card is not None else None,
         differences_note=heterogeneity.NOTE,
-        averages=_averages(view),
-        by_client=_by_client(view),
+        averages=averages_table(view),
+        by_client=client_table(view),
         captions=_captions(view),
         diagnostics=diagnostics_table(view.folder.path),
         diagnostics_mark=diagnostics_mark(view.scenario),
-        personal=_personal(view),
+        personal=personal_table(view),
         personal_words=personal_text(view),
         has_epsilon=view.private and ("epsilon" in drawn or "commitments" in drawn),
         examples=[key for key in drawn if key.startswith("example-")],
         **_example_texts(view),
         **_reproduce(view),
-        changes=_changes(view.scenario),
-        facts=_facts(view),
+        changes=changes(view.scenario),
+        facts=facts(view),
         meanings=meanings(view),
         version=metadata.version("fedpriv") if _installed() else "(from source)",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -174,7 +152,7 @@ def _tiles(view: RunView) -> list[dict[str, str]]:
     found = view.compare()
     if found is not None:
         word = "less" if found.reduction >= 0 else "more"
-        tiles.append({"value": _percent(abs(found.reduction)), "text": f"{word} squared error than seasonal naive"})
+        tiles.append({"value": percent(abs(found.reduction)), "text": f"{word} squared error than seasonal naive"})
         tiles.append(
             {"value": f"{found.better} of {len(found.reductions)}", "text": "clients better than seasonal naive"}
         )
@@ -185,16 +163,10 @@ def _tiles(view: RunView) -> list[dict[str, str]]:
             tiles.append({"value": at_most(value), "text": f"epsilon for one {unit} at delta {unbroken}"})
     averages = view.averages().get(FEDERATED, {})
     if "nmae" in averages:
-        tiles.append({"value": _percent(averages["nmae"]), "text": "mean absolute error, share of the mean load"})
+        tiles.append({"value": percent(averages["nmae"]), "text": "mean absolute error, share of the mean load"})
     if "coverage90" in averages:
-        tiles.append({"value": _percent(averages["coverage90"]), "text": "of readings inside the 90 % band"})
+        tiles.append({"value": percent(averages["coverage90"]), "text": "of readings inside the 90 % band"})
     return tiles
-
-
-def _differences(card: Card) -> Grid:
-    """How the clients differ, a number each."""
-    found = [(text, value) for _, text, value in heterogeneity.rows(card) if math.isfinite(value)]
-    return Grid([Head("measure"), Head("value")], [[Cell(text), Cell(number(value), value)] for text, value in found])
 
 
 def _captions(view: RunView) -> dict[str, str]:
@@ -243,7 +215,7 @@ def _example_texts(view: RunView) -> dict[str, str]:
 def _reproduce(view: RunView) -> dict[str, str]:
     engine = view.status.get("engine", view.scenario.run.engine)
     text = "The folder's scenario.toml is complete; the same seed gives the same run on every engine."
-    key = _DATASETS.get(view.scenario.data.source, "")
+    key = DATASETS.get(view.scenario.data.source, "")
     fetch = f"fedpriv data download {key}\n" if key else ""
     if key:
         text += " Fetch the public data first, or point data.dir at a copy."
@@ -251,141 +223,6 @@ def _reproduce(view: RunView) -> dict[str, str]:
         "reproduce_text": text,
         "command": f"{fetch}fedpriv simulate {view.folder.path}/scenario.toml --engine {engine} --out runs/again",
     }
-
-
-# ---- tables -----------------------------------------------------------------------------------------
-
-
-def _averages(view: RunView) -> Grid:
-    averages = view.averages()
-    metrics = [name for name in METRICS if any(name in row for row in averages.values())]
-    heads = [Head("Model"), *(Head(METRICS[name], _TITLES.get(name, "")) for name in metrics)]
-    rows = [
-        [Cell(MODELS.get(model, model)), *(_metric_cell(name, averages[model].get(name)) for name in metrics)]
-        for model in averages
-    ]
-    return Grid(heads, rows)
-
-
-def _by_client(view: RunView) -> Grid:
-    scores, found = view.scores(), view.compare()
-    models = view.models()
-    extras = [
-        name
-        for name in ("nmae", "crps", "coverage90")
-        if any(name in models_.get(FEDERATED, {}) for models_ in scores.values())
-    ]
-    committed: Mapping[str, Any] = (view.label.get("committed") or {}) if view.private else {}
-    heads = [
-        Head("Client"),
-        *(Head(f"MSE {MODELS.get(model, model).lower()}", _TITLES["mse"]) for model in models),
-        Head("against naive", "1 - model / seasonal naive, in MSE"),
-        *(Head(f"{METRICS[name]} federated", _TITLES[name]) for name in extras),
-        *([Head("epsilon", "committed")] if committed else []),
-    ]
-    rows: list[list[Cell]] = []
-    for client, by_model in scores.items():
-        change = found.reductions.get(client) if found else None
-        row = [Cell(client), *(_metric_cell("mse", by_model.get(model, {}).get("mse")) for model in models)]
-        row.append(_change_cell(change))
-        row += [_metric_cell(name, by_model.get(FEDERATED, {}).get(name)) for name in extras]
-        if committed:
-            epsilon = committed.get(client)
-            row.append(Cell(at_most(epsilon), epsilon))
-        rows.append(row)
-    return Grid(heads, rows)
-
-
-def _personal(view: RunView) -> Grid:
-    heads = [
-        Head("Client"),
-        Head("MSE global", _TITLES["mse"]),
-        Head("MSE own", _TITLES["mse"]),
-        Head("own against global", "1 - own / global, in MSE"),
-    ]
-    rows = [
-        [Cell(p.client), _metric_cell("mse", p.shared), _metric_cell("mse", p.own), _change_cell(p.reduction)]
-        for p in pairs(view)
-    ]
-    return Grid(heads, rows)
-
-
-_TITLES = {
-    "mse": "mean squared error of scaled values",
-    "mae": "mean absolute error of scaled values",
-    "rmse": "square root of the MSE",
-    "nmae": "sum of absolute errors / sum of absolute readings",
-    "energy-score": "the CRPS of whole windows",
-    "pinball": "mean loss of the forecast quantiles",
-    "wql": "weighted quantile loss, share of the sum of readings",
-    "coverage50": "share of readings inside the 50 % band",
-    "crps": "continuous ranked probability score of scaled values",
-    "coverage90": "share of readings inside the 90 % band",
-    "mape": "mean of absolute error / reading",
-    "r2": "share of the variance of the targets that is explained; below 0: worse than their mean",
-    "dist-kl": "Kullback-Leibler divergence of all forecast values from all readings, nats",
-    "dist-js": "Jensen-Shannon divergence of all forecast values and all readings, 0 to 1",
-    "dist-ws": "1-Wasserstein distance of all forecast values and all readings, scaled",
-    "dist-ks": "Kolmogorov-Smirnov distance of all forecast values and all readings",
-    "mmd": "squared maximum mean discrepancy of whole windows; about 0 is right",
-    "spectrum-distance": "mean squared difference of the normalised power spectra",
-}
-
-
-def _metric_cell(metric: str, value: float | None) -> Cell:
-    if value is None:
-        return Cell("–", None)
-    text = _percent(value) if metric in SHARES else number(value)
-    return Cell(text, value)
-
-
-def _change_cell(reduction: float | None) -> Cell:
-    if reduction is None or reduction != reduction:
-        return Cell("–", None)
-    sign = "\N{MINUS SIGN}" if reduction > 0 else "+"
-    return Cell(f"{sign}{_percent(abs(reduction))}", -reduction, "good" if reduction > 0 else "bad")
-
-
-def _changes(scenario: Scenario) -> list[tuple[str, str, str]]:
-    here, default = scenario.flat(), Scenario().flat()
-    # Where files lie says nothing about the result, and a page that is mailed need not tell it.
-    local = ("run.out", "data.dir", "run.workers")
-    return [
-        (key, _show(here[key]), _show(default[key])) for key in here if here[key] != default[key] and key not in local
-    ]
-
-
-def _facts(view: RunView) -> Iterable[tuple[str, str]]:
-    status = view.status
-    yield "Scenario digest", view.scenario.digest()
-    if status.get("source_digest"):
-        yield "Source digest", str(status["source_digest"])
-    yield "Seed", str(view.scenario.run.seed)
-    yield "Engine and device", f"{status.get('engine', '–')}, {status.get('device', '–')}"
-    if status.get("source_changes"):
-        yield "Source changed", "the run was continued by other code: " + _show(status["source_changes"])
-    seconds = status.get("seconds")
-    if isinstance(seconds, int | float):
-        yield "Time", f"{number(float(seconds))} s"
-    if status.get("created"):
-        yield "Started", str(status["created"])
-    key = _DATASETS.get(view.scenario.data.source)
-    if key:
-        known = dataset(key)
-        yield "Data", known.title
-        yield "Licence of the data", known.licence
-        yield "Cite", known.citation
-    versions = status.get("versions")
-    if isinstance(versions, Mapping):
-        yield "Versions", ", ".join(f"{key} {value}" for key, value in versions.items())
-
-
-def _show(value: object) -> str:
-    return "(empty)" if value == "" else str(value)
-
-
-def _percent(value: float) -> str:
-    return f"{value * 100:.1f} %"
 
 
 def _installed() -> bool:

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
+from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.comparison.shapley import Contribution
 from fedpriv.reports.comparison.tables import Titled, change, span
-from fedpriv.reports.page import Cell, Grid, Head
 from fedpriv.reports.tables import MODELS, number
 
 

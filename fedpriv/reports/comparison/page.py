@@ -323,7 +323,7 @@ def _of_tuning(found: Analysis, key: str) -> Any:
 
 def _tuning(found: Analysis) -> list[Titled]:
     """Whatever rows tuning.json lists, as a table."""
-    from fedpriv.reports.page import Cell, Grid, Head
+    from fedpriv.reports.cells import Cell, Grid, Head
 
     tuning = found.sweep.tuning
     rows = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.analysis import (
     Analysis,
     against_naive,
@@ -18,7 +19,6 @@ from fedpriv.reports.comparison.analysis import Cell as Place
 from fedpriv.reports.comparison.naming import is_reference
 from fedpriv.reports.comparison.promises import Promise
 from fedpriv.reports.comparison.sweep import FEDERATED
-from fedpriv.reports.page import Cell, Grid, Head
 from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.tables import METRICS, at_most, number, small
 

@@ -21,7 +21,8 @@ from fedpriv.errors import InputError
 from fedpriv.models.denoiser import build_denoiser
 from fedpriv.reports.output import check_output
 from fedpriv.seeding import stream
-from fedpriv.trained import Clock, Trained, lay_out, longest_run, refusal
+from fedpriv.trained import Trained, longest_run, refusal
+from fedpriv.user_panel import Clock, lay_out
 
 HOUR = pd.Timedelta("1h")
 LEVEL_NAMES = ("", ".q05", ".q25", ".q50", ".q75", ".q95")
