@@ -22,6 +22,7 @@ from fedpriv.errors import InputError
 from fedpriv.messages import SIMULATION_VARIABLE
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.provenance import source_root
+from fedpriv.signals import terminable
 
 _WAITS = (1.0, 2.0, 5.0, 10.0, 20.0)  # seconds before the next start; a server forgets a lost node after a minute
 _STEADY = 120.0  # seconds of work after which the waits begin anew
@@ -66,7 +67,7 @@ def run(folder: Path, link: Link, *, say: Say, starts: int | None = None) -> Non
     _check_link(folder, link)
     say(f"{content['client']}: connecting to {link.address}; logs are in {folder / 'node.log'}. Stop with Ctrl-C.")
     attempt = 0
-    with _terminable():
+    with terminable():
         while starts is None or attempt < starts:
             began = time.monotonic()
             code = _once(folder, link)
@@ -152,20 +153,6 @@ def _end(process: subprocess.Popen[bytes], wait: float = 5.0) -> None:
             process.wait(seconds)
             if number == signal.SIGKILL:
                 return
-
-
-@contextlib.contextmanager
-def _terminable():
-    """SIGTERM ends the node as an interrupt does, so that its processes are taken down."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check_link(folder: Path, link: Link) -> None:

@@ -139,14 +139,6 @@ class Distances:
         return cls(**{name: np.array([sums[i] for i in range(len(sums))]) for name, sums in found.items()})
 
 
-def merge(parts: Iterable[Distances]) -> Distances:
-    """All of them added; empty for none."""
-    total = Distances()
-    for one in parts:
-        total = total.merge(one)
-    return total
-
-
 def measure(
     truth: Tensor,
     samples: Tensor,

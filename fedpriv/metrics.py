@@ -111,14 +111,6 @@ class Score:
         return cls(**sums)
 
 
-def merge(scores: Iterable[Score]) -> Score:
-    """All of them added; an empty score for none."""
-    total = Score()
-    for one in scores:
-        total = total.merge(one)
-    return total
-
-
 def score(
     truth: Tensor,
     point: Tensor,

@@ -29,6 +29,7 @@ from fedpriv.messages import SIMULATION_VARIABLE
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_page import write_label_page
 from fedpriv.reports.model_card import ModelFacts, write_card
+from fedpriv.signals import terminable
 from fedpriv.training import LocalWorker
 from simulations.federation_setup import NODES, SUPERLINK, Federation
 from simulations.flower_launch import (
@@ -42,7 +43,7 @@ from simulations.flower_launch import (
     wait_until_up,
     write_bundle,
 )
-from simulations.processes import end, marked, terminable
+from simulations.processes import end, marked
 from strategies.progress import Listener, Progress
 
 _CONNECTION = "fedpriv"

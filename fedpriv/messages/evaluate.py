@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Self, cast
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 
-from fedpriv.messages.fields import SCHEMA, Basis, Body, WireError, content_of, head_hash, head_number, public
+from fedpriv.messages.fields import Basis, Body, WireError, content_of, head_hash, head_number, public
+from fedpriv.messages.requests import ModelRequest
 
 EVALUATE: Final = "evaluate"
 _SUM_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,95}")
@@ -20,30 +19,12 @@ _MAX_SUMS = 32_768  # a score is about twenty sums; the sketches of distances ar
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateRequest(Body):
+class EvaluateRequest(ModelRequest):
     """Score `model` on held-out data. Answered with numbers in simulation only."""
 
-    records: ClassVar[frozenset[str]] = frozenset({"numbers", "words", "model"})
-    optional: ClassVar[frozenset[str]] = frozenset({"reference"})
-
-    run_id: str = public(str, "names the run")
     round: int = public(int, "0 before the first round", 0, 1_000_000)
     part: str = public(str, "validation or test")
     samples: int = public(int, "forecasts drawn per window; 0: point forecast only", 0, 10_000)
-    source: str = public(str, "digest of the code that asks")
-    scenario: str = public(str, "digest of the scenario")
-    ledger_seq: int = head_number("last ledger entry of this client that the server saw")
-    ledger_head: str = head_hash("hash of that entry; empty before the first")
-    model: ArrayRecord
-    reference: ArrayRecord | None = None  # a warm start's fitted model, flat; basis: event. None: there is none
-
-    def to_record(self) -> RecordDict:
-        """For Flower; `model` and `reference` are shared, not copied."""
-        record = self._scalars()
-        record["model"] = self.model
-        if self.reference is not None:
-            record["reference"] = self.reference
-        return record
 
     @classmethod
     def from_record(cls, record: RecordDict) -> Self:
@@ -52,28 +33,14 @@ class EvaluateRequest(Body):
         Raises:
             WireError: other fields, types or ranges than declared.
         """
-        values = cls._parse(record)
-        if values["part"] not in ("validation", "test"):
+        request = super().from_record(record)
+        if request.part not in ("validation", "test"):
             raise WireError("field part is neither validation nor test")
-        model = record["model"]
-        if not isinstance(model, ArrayRecord):
-            raise WireError("EvaluateRequest: `model` is a record of another type")
-        reference = record.get("reference")
-        if reference is not None and not isinstance(reference, ArrayRecord):
-            raise WireError("EvaluateRequest: `reference` is a record of another type")
-        return cls(**values, model=model, reference=reference)
+        return request
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply; two requests with it are the same request."""
-        parts = [SCHEMA, self.run_id, self.round, self.part, self.samples, self.source, self.scenario]
-        total = hashlib.sha256(json.dumps(parts).encode())
-        for name in self.model:
-            total.update(self.model[name].data)
-        if self.reference is not None:
-            total.update(b"reference")
-            for name in self.reference:
-                total.update(self.reference[name].data)
-        return total.hexdigest()
+        return self._digest([self.run_id, self.round, self.part, self.samples, self.source, self.scenario])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,9 @@ from fedpriv.messages.fields import (
     WireError,
     content_of,
     event,
-    head_hash,
-    head_number,
     public,
 )
+from fedpriv.messages.requests import Request
 
 HELLO: Final = "query.hello"
 BUDGET: Final = "query.budget"
@@ -27,14 +26,8 @@ COUNT: Final = "query.count"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountRequest(Numbers):
+class CountRequest(Request, Numbers):
     """How many readings has this client? Answered with a noisy count, if the scenario pays for one."""
-
-    run_id: str = public(str, "names the run; the same after a resume")
-    source: str = public(str, "digest of the code that asks")
-    scenario: str = public(str, "digest of the scenario")
-    ledger_seq: int = head_number("last ledger entry of this client that the server saw")
-    ledger_head: str = head_hash("hash of that entry; empty before the first")
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply."""

@@ -9,21 +9,16 @@ from typing import ClassVar, Final, Self
 
 from flwr.app import Message, RecordDict
 
-from fedpriv.messages.fields import SCHEMA, Body, Numbers, WireError, content_of, event, head_hash, head_number, public
+from fedpriv.messages.fields import SCHEMA, Body, Numbers, WireError, content_of, event, public
 from fedpriv.messages.model import Flat, decode_model, encode_model
+from fedpriv.messages.requests import Request
 
 STATISTICS: Final = "query.statistics"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatisticsRequest(Numbers):
+class StatisticsRequest(Request, Numbers):
     """What do your windows add up to? Answered with a noisy sum, if the scenario pays for one."""
-
-    run_id: str = public(str, "names the run; the same after a resume")
-    source: str = public(str, "digest of the code that asks")
-    scenario: str = public(str, "digest of the scenario, which says what is summed")
-    ledger_seq: int = head_number("last ledger entry of this client that the server saw")
-    ledger_head: str = head_hash("hash of that entry; empty before the first")
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from dataclasses import dataclass
@@ -11,71 +10,26 @@ from typing import ClassVar, Final, Self
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedpriv.messages.fields import SCHEMA, Body, Refusal, WireError, content_of, event, public
+from fedpriv.messages.fields import Body, Refusal, WireError, content_of, event, public
 from fedpriv.messages.model import Flat, decode_model, encode_model
+from fedpriv.messages.requests import ModelRequest
 
 TRAIN: Final = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest(Body):
+class TrainRequest(ModelRequest):
     """Train `steps` private steps from `model` in round `round`."""
 
-    records: ClassVar[frozenset[str]] = frozenset({"numbers", "words", "model"})
     optional: ClassVar[frozenset[str]] = frozenset({"rule", "reference"})
 
-    run_id: str = public(str, "names the run; the same after a resume")
     round: int = public(int, "1, 2, ...", 1, 1_000_000)
     steps: int = public(int, "private steps to take", 0, 100_000)
-    source: str = public(str, "digest of the code that asks")
-    scenario: str = public(str, "digest of the scenario")
-    ledger_seq: int = event(int, "last ledger entry of this client that the server saw", 0, 2**62)
-    ledger_head: str = event(str, "hash of that entry; empty before the first")
-    model: ArrayRecord
     rule: ArrayRecord | None = None  # what the rules remember, as a flat vector; basis: event. None: they keep nothing
-    reference: ArrayRecord | None = None  # a warm start's fitted model, flat; basis: event. None: there is none
-
-    def to_record(self) -> RecordDict:
-        """For Flower; `model`, `rule` and `reference` are shared, not copied."""
-        record = self._scalars()
-        record["model"] = self.model
-        if self.rule is not None:
-            record["rule"] = self.rule
-        if self.reference is not None:
-            record["reference"] = self.reference
-        return record
-
-    @classmethod
-    def from_record(cls, record: RecordDict) -> Self:
-        """Checked.
-
-        Raises:
-            WireError: other fields, types or ranges than declared.
-        """
-        values = cls._parse(record)
-        model = record["model"]
-        if not isinstance(model, ArrayRecord):
-            raise WireError("TrainRequest: `model` is a record of another type")
-        rule, reference = record.get("rule"), record.get("reference")
-        if rule is not None and not isinstance(rule, ArrayRecord):
-            raise WireError("TrainRequest: `rule` is a record of another type")
-        if reference is not None and not isinstance(reference, ArrayRecord):
-            raise WireError("TrainRequest: `reference` is a record of another type")
-        return cls(**values, model=model, rule=rule, reference=reference)
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides the reply; two requests with it are the same request."""
-        total = hashlib.sha256(
-            json.dumps([SCHEMA, self.run_id, self.round, self.steps, self.source, self.scenario]).encode()
-        )
-        for name in self.model:
-            total.update(self.model[name].data)
-        for part, extra in (("rule", self.rule), ("reference", self.reference)):
-            if extra is not None:
-                total.update(part.encode())
-                for name in extra:
-                    total.update(extra[name].data)
-        return total.hexdigest()
+        return self._digest([self.run_id, self.round, self.steps, self.source, self.scenario])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,20 +14,11 @@ from markupsafe import Markup
 from fedpriv.reports.atomic import write_text
 from fedpriv.reports.label_card import ladder_rows, promise_rows
 from fedpriv.reports.tables import at_most, number, small
-from fedpriv.reports.template import STYLE
+from fedpriv.reports.template import STYLE, head
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Privacy label: {{ name }}</title>
-<link rel="icon" href="data:,">
-<style>{{ style }}</style>
-</head>
-<body>
-<main>
-<p class="sub">fedpriv privacy label</p>
+_PAGE = (
+    head("Privacy label: {{ name }}")
+    + """<p class="sub">fedpriv privacy label</p>
 <h1>{{ name }}</h1>
 <section class="answer"><p>{{ answer }}</p></section>
 {% if seeded %}<div class="warn"><p><strong>Seeded noise: simulation, not a guarantee.</strong>
@@ -74,6 +65,7 @@ nothing.</p>
 </body>
 </html>
 """
+)
 _SHORT = 130  # characters that fit the card; longer entries stand below it, full width
 _MOST = 20  # clients shown
 

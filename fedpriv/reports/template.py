@@ -126,23 +126,52 @@ MACROS = """{%- macro picture(key, caption) %}{% if key in pictures %}
 {%- endmacro %}
 """
 
-PAGE = (
-    """<!doctype html>
+
+def head(title: str) -> str:
+    """The head of every page, up to where its text begins; `title` is a template."""
+    return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ name }}: fedpriv run</title>
+<title>{title}</title>
 <link rel="icon" href="data:,">
-<style>{{ style }}</style>
+<style>{{{{ style }}}}</style>
 </head>
 <body>
 <main>
 """
-    + MACROS
-    + """<p class="sub">fedpriv run</p>
-<h1>{{ name }}</h1>
-<p class="sub">{{ subtitle }}</p>
+
+
+def opening(kind: str) -> str:
+    """The beginning of a page about `{{ name }}`: head, macros, title."""
+    return (
+        head(f"{{{{ name }}}}: fedpriv {kind}")
+        + MACROS
+        + f"""
+<p class="sub">fedpriv {kind}</p>
+<h1>{{{{ name }}}}</h1>
+"""
+    )
+
+
+def closing(numbers: str) -> str:
+    """The end of a page: what the numbers mean, and which files (HTML) hold them."""
+    return f"""
+<h2 id="meaning">What the numbers mean</h2>
+<dl class="words">{{% for term, text in meanings %}}<dt>{{{{ term }}}}</dt><dd>{{{{ text }}}}</dd>{{% endfor %}}</dl>
+<footer>Written by fedpriv {{{{ version }}}} on {{{{ written }}}}. Pictures as PNG: folder <code>figures/</code>.
+Numbers: {numbers}</footer>
+</main>
+<script>{{{{ script }}}}</script>
+</body>
+</html>
+"""
+
+
+PAGE = (
+    opening("run")
+    + """<p class="sub">{{ subtitle }}</p>
 <section class="answer" id="answer">{% for text in answer %}<p>{{ text }}</p>{% endfor %}</section>
 {% if seeded %}<div class="warn"><p><strong>Seeded noise: simulation, not a guarantee.</strong>
 Whoever knows the seed can subtract the noise. The epsilons below are what the same settings promise when the noise
@@ -266,14 +295,6 @@ is a progress bar, not a promise.</p>
 <tr><td>{{ key }}</td><td>{{ text }}</td></tr>
 {% endfor %}
 </tbody></table></div>
-
-<h2 id="meaning">What the numbers mean</h2>
-<dl class="words">{% for term, text in meanings %}<dt>{{ term }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
-<footer>Written by fedpriv {{ version }} on {{ written }}. Pictures as PNG: folder <code>figures/</code>.
-Numbers: <code>metrics.json</code>, <code>rounds.parquet</code>, <code>label.json</code>.</footer>
-</main>
-<script>{{ script }}</script>
-</body>
-</html>
 """
+    + closing("<code>metrics.json</code>, <code>rounds.parquet</code>, <code>label.json</code>.")
 )

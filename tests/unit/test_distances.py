@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from functools import reduce
 
 import numpy as np
 import pytest
 import torch
 
 from fedpriv.config import METRIC_NAMES, Scenario
-from fedpriv.distances import DISTANCES, Distances, measure, merge
+from fedpriv.distances import DISTANCES, Distances, measure
 from fedpriv.errors import InputError
 from fedpriv.metrics import METRICS
 
@@ -47,8 +48,8 @@ def test_merging_equals_measuring_together(edges):
         for i, j in itertools.pairwise(sorted(cuts))
         if j > i
     ]
-    assert merge(parts).finalize() == pytest.approx(whole.finalize(), rel=1e-9)
-    assert merge(parts[::-1]).finalize() == pytest.approx(whole.finalize(), rel=1e-9)
+    assert reduce(Distances.merge, parts).finalize() == pytest.approx(whole.finalize(), rel=1e-9)
+    assert reduce(Distances.merge, parts[::-1]).finalize() == pytest.approx(whole.finalize(), rel=1e-9)
     assert set(whole.finalize()) == set(DISTANCES)
 
 

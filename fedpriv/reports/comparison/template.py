@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from fedpriv.reports.template import MACROS
+from fedpriv.reports.template import closing, opening
 
 PAGE = (
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ name }}: fedpriv comparison</title>
-<link rel="icon" href="data:,">
-<style>{{ style }}</style>
-</head>
-<body>
-<main>
-"""
-    + MACROS
-    + """
-<p class="sub">fedpriv comparison</p>
-<h1>{{ name }}</h1>
-{% if about %}<p>{{ about }}</p>{% endif %}
+    opening("comparison")
+    + """{% if about %}<p>{{ about }}</p>{% endif %}
 <p class="sub">{{ subtitle }}</p>
 <div class="top"><section class="answer" id="answer"><p class="lead">{{ headline }}</p>
 {% for text in answer %}<p>{{ text }}</p>{% endfor %}</section>
@@ -70,14 +55,6 @@ PAGE = (
 <tbody>{% for key, here in shared %}
 <tr><td><code>{{ key }}</code></td><td>{{ here }}</td></tr>
 {% endfor %}</tbody></table></div>{% endif %}
-
-<h2 id="meaning">What the numbers mean</h2>
-<dl class="words">{% for term, text in meanings %}<dt>{{ term }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
-<footer>Written by fedpriv {{ version }} on {{ written }}. Pictures as PNG: folder <code>figures/</code>.
-Numbers: <code>comparison.json</code>, <code>results.parquet</code>; runs: <code>runs/</code>.</footer>
-</main>
-<script>{{ script }}</script>
-</body>
-</html>
 """
+    + closing("<code>comparison.json</code>, <code>results.parquet</code>; runs: <code>runs/</code>.")
 )
