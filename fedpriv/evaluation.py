@@ -15,8 +15,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from torch import Tensor
 
+from fedpriv.coherence import TAIL_DOF, TAIL_SCALE
 from fedpriv.config import Scenario
 from fedpriv.data.client_data import ClientData
 from fedpriv.data.tasks import make_examples, task_masks
@@ -26,10 +28,10 @@ from fedpriv.distances import DISTANCES, Distances, measure
 from fedpriv.examples import Examples
 from fedpriv.metrics import LEVELS as PINBALL_LEVELS
 from fedpriv.metrics import METRICS, Score, score
-from fedpriv.models.baselines import Band, baselines_for, make_baseline
+from fedpriv.models.baselines import JointBand, baselines_for, make_baseline
 from fedpriv.models.climatology import Climatology, fit_climatology
 from fedpriv.models.denoiser import Denoiser
-from fedpriv.models.gaussian import crps_normal
+from fedpriv.models.gaussian import crps_student
 from fedpriv.seeding import stream, torch_generator
 
 Part = Literal["validation", "test"]
@@ -96,15 +98,15 @@ class _Tally:
         self._names = set(scenario.evaluation.metrics) & set(DISTANCES)
         self._score, self._distances = Score(), Distances()
 
-    def add(self, some: Examples, point: Tensor, drawn: Tensor | None, normal: Band | None = None) -> None:
+    def add(self, some: Examples, point: Tensor, drawn: Tensor | None, law: JointBand | None = None) -> None:
         """Windows with their point forecast [B, L, C] and samples [S, B, L, C], physical units.
 
-        `normal`: the law that the samples were drawn from, where it is one; what has a closed form is scored by it.
+        `law`: the law that the samples were drawn from, where it is one; what has a closed form is scored by it.
         """
         truth = some.values * some.scale + some.loc
         scored = score(truth, point, drawn, some.target, self._scale)
-        if normal is not None and drawn is not None:
-            scored = replace(scored, **normal_sums(truth, normal, some.target, self._scale))
+        if law is not None and drawn is not None:
+            scored = replace(scored, **closed_sums(truth, law, some.target, self._scale))
         self._score = self._score.merge(scored)
         if drawn is not None and self._names:
             found = measure(
@@ -247,8 +249,8 @@ def metrics_of(sums: Mapping[str, float], names: Iterable[str]) -> dict[str, dic
     return out
 
 
-def normal_sums(truth: Tensor, band: Band, target: Tensor, unit_scale: Tensor) -> dict[str, float]:
-    """The sums of a `Score` that a normal forecast has in closed form, in place of those from samples.
+def closed_sums(truth: Tensor, band: JointBand, target: Tensor, unit_scale: Tensor) -> dict[str, float]:
+    """The sums of a `Score` that a one-round model's forecast has in closed form, in place of those from samples.
 
     Args:
         truth: [B, L, C] physical units; read at targets only.
@@ -257,15 +259,15 @@ def normal_sums(truth: Tensor, band: Band, target: Tensor, unit_scale: Tensor) -
         unit_scale: [C]: the client's training standard deviation.
     """
     unit = unit_scale.double().expand(truth.shape)[target]  # [n]
-    y, centre, spread = (x[target].double() for x in (truth, band.point, band.stddev))
+    y, centre, spread = (x[target].double() for x in (truth, band.point, TAIL_SCALE * band.stddev))
     level = torch.tensor(PINBALL_LEVELS, dtype=torch.float64)[:, None]
-    under = y - (centre + spread * torch.special.ndtri(level))  # [levels, n]
+    under = y - (centre + spread * torch.from_numpy(stdtrit(TAIL_DOF, level.numpy())))  # [levels, n]
     loss = torch.maximum(level * under, (level - 1.0) * under).mean(dim=0)
     error = (y - centre).abs()
     sums = {
-        "crps": (crps_normal(centre, spread, y) / unit).sum(),
-        "covered50": (error <= 0.6744897501960817 * spread).sum(),  # normal quantiles at 0.75 and 0.95
-        "covered90": (error <= 1.6448536269514722 * spread).sum(),
+        "crps": (crps_student(centre, spread, y) / unit).sum(),
+        "covered50": (error <= float(stdtrit(TAIL_DOF, 0.75)) * spread).sum(),
+        "covered90": (error <= float(stdtrit(TAIL_DOF, 0.95)) * spread).sum(),
         "pinball": (loss / unit).sum(),
         "raw_pinball": loss.sum(),
     }

@@ -53,7 +53,7 @@ class Draws:
 
     Attributes:
         time: [B, K] int64, indices into the noise schedule, 0 = cleanest.
-        noise: [B, K, L, C] float32, standard normal.
+        noise: [B, K, L, C] float32, each entry standard normal; of one draw they may correlate (`fedpriv.coherence`).
     """
 
     time: Tensor

@@ -106,23 +106,27 @@ def settle_one_round(scenario: Scenario) -> Scenario:
 
 
 def _automatic(scenario: Scenario) -> str:
-    """`ridge` where it can answer the task and its statistics can be paid for; else empty."""
+    """The one-round model that answers the task, where its statistics can be paid for; else empty.
+
+    The ridge for forecasts; the Gaussian, whose conditionals are exact for any mask, for filling and mixed tasks.
+    """
     privacy = scenario.privacy
     stated = privacy.enabled and privacy.noise_multiplier is not None  # then nothing is calibrated around a release
-    if scenario.task.kind != "forecast" or stated or not scenario.steps_total or statistics_objection(scenario):
+    if stated or not scenario.steps_total or statistics_objection(scenario):
         return ""
+    kind = "ridge" if scenario.task.kind == "forecast" else "gaussian"
     try:
-        make_one_round(scenario, "ridge", period=scenario.task.period or day_steps(roster(scenario).step))
+        make_one_round(scenario, kind, period=scenario.task.period or day_steps(roster(scenario).step))
     except InputError:
-        return ""  # a context of less than three days, for example
-    return "ridge"
+        return ""  # a context of less than three days, or a window that is too long, for example
+    return kind
 
 
 def suggested_learning_rate(scenario: Scenario) -> float:
     """A learning rate from public numbers alone, in units of the bound.
 
     The noise of a round's mean update has norm n = sigma sqrt(P) / (B sqrt(K)) in units of the bound (P parameters,
-    B expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. A quarter of that where
+    B expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. A fifth of that where
     the model starts from released statistics, and less beyond 40 steps, by the root of their number: there is
     little left to learn, and noise must not undo what there is. For Adam, whose steps do not scale with the
     gradient, a hundredth of it. Without privacy the batch gradient, not each row's, is clipped: 0.5 for the skip,
@@ -141,7 +145,7 @@ def suggested_learning_rate(scenario: Scenario) -> float:
     sigma = privacy.noise_multiplier or 0.0
     parameters = LocalWorker(scenario.override({"optimizer.learning_rate": 1.0})).num_parameters
     noise = sigma * np.sqrt(parameters) / (np.mean(batches) * np.sqrt(clients))
-    most = 0.03 if scenario.model.statistics else 0.12
+    most = 0.0225 if scenario.model.statistics else 0.12
     rate = min(most, most / 1.5 / noise) if noise > 0 else most
     if scenario.model.statistics:  # what noise adds up to grows with the root of the steps
         rate *= min(1.0, np.sqrt(_WARM_STEPS / max(scenario.steps_total, 1)))

@@ -192,9 +192,10 @@ def longest_run(task: TaskConfig) -> int:
     runs = {
         "block": min(4 * task.horizon, window - 1),
         "stride": max(1, window // 8),
+        "gap": max(1, min(round(task.ratio_high * window), window - 2)),
         "random": max(1, math.ceil(math.log(window) / -math.log(task.ratio_high))),
     }
-    found = max(runs.values()) if task.mask == "any" else runs[task.mask]
+    found = max(runs["block"], runs["stride"], runs["random"]) if task.mask == "any" else runs[task.mask]
     return {"forecast": 0, "imputation": found, "mixed": max(found, task.horizon)}[task.kind]
 
 

@@ -132,9 +132,13 @@ class TaskConfig(Section):
     kind: Literal["forecast", "imputation", "mixed"] = "forecast"
     context: int = Field(168, ge=2, le=10_000, description="steps before the horizon")
     horizon: int = Field(24, ge=1, le=10_000, description="steps to forecast")
-    mask: Literal["random", "block", "stride", "any"] = Field("any", description="imputation: family of masks")
-    ratio_low: float = Field(0.1, gt=0, lt=1, description="random masks: least share of hidden steps")
-    ratio_high: float = Field(0.5, gt=0, lt=1, description="random masks: largest share of hidden steps")
+    mask: Literal["random", "block", "stride", "gap", "any"] = Field(
+        "any",
+        description="imputation: which whole steps are hidden: single ones at random, a block at the end, blocks at a "
+        "stride, a gap with readings on both sides, or any of the first three",
+    )
+    ratio_low: float = Field(0.1, gt=0, lt=1, description="random, gap: least share of hidden steps")
+    ratio_high: float = Field(0.5, gt=0, lt=1, description="random, gap: largest share of hidden steps")
     period: int = Field(0, ge=0, description="season of the naive baseline, steps; 0: one day")
 
     @property

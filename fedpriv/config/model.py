@@ -58,7 +58,7 @@ class ModelConfig(Section):
         "auto",
         description="where the diffusion model starts: ridge or gaussian (fitted from one round of noised statistics), "
         "FILE (safetensors, public or already paid-for weights), ridge:FILE, empty (the seasonal baseline); auto: "
-        "ridge for forecasts, where the unit and the noise allow it",
+        "ridge for forecasts, gaussian for filling and mixed tasks, where the unit, the noise and the window allow it",
     )
     warm_start_options: Options = Field(
         {}, description="of ridge: weekend_shift (hours from the data's clock to local), blocks; of gaussian: structure"

@@ -27,7 +27,8 @@ NORMALISED_LIMIT = 1e6
 SHORT_GAP = 6
 """Gaps of at most this many steps between given entries are interpolated linearly in the baseline."""
 
-_FAMILIES = ("random", "block", "stride")
+_FAMILIES = ("random", "block", "stride", "gap")
+_OF_ANY = 3  # `any` draws from the first three, those of the paper
 _STRIDE_BLOCKS = (4, 8)
 _HEAD_DRAWS = 4  # uniforms per row before the L that order its steps
 
@@ -36,7 +37,7 @@ def task_masks(task: TaskConfig, observed: Tensor, rng: PrivacyRng) -> Tensor:
     """Which entries to hide: [B, L, C] bool, whole steps, the same for all channels.
 
     forecast: the last `horizon` steps. imputation: one mask of the family `task.mask` per row (`any`: one of
-    the three, evenly). mixed: for each row either, evenly.
+    random, block and stride, evenly). mixed: for each row either, evenly.
 
     Row i uses its own draws, a fixed number of them, so its mask depends neither on other rows nor on data.
 
@@ -61,7 +62,7 @@ def _imputation_masks(task: TaskConfig, draws: NDArray[np.float64], length: int)
     """[B, L] masks from [B, 4 + L] uniforms: column 1 picks the family, 2 and 3 its sizes, the rest the order."""
     pick, size, place = draws[:, 1:2], draws[:, 2:3], draws[:, 3:4]
     if task.mask == "any":
-        family = np.minimum((pick * len(_FAMILIES)).astype(np.int64), len(_FAMILIES) - 1)
+        family = np.minimum((pick * _OF_ANY).astype(np.int64), _OF_ANY - 1)
     else:
         family = np.full_like(pick, _FAMILIES.index(task.mask), dtype=np.int64)
     step = np.arange(length)
@@ -81,7 +82,11 @@ def _imputation_masks(task: TaskConfig, draws: NDArray[np.float64], length: int)
     offset = _integer(place, 0, stride - width)
     since = step - offset
     striped = (since >= 0) & (since // stride < count) & (since % stride < width)
-    return np.choose(family, [random, block, striped])
+    # gap: round(r L) steps in a row, a given step on both sides where there is room
+    wide = np.minimum(hide, max(1, length - 2)).astype(np.int64)
+    first = _integer(place, min(1, length - 1), np.maximum(length - 1 - wide, min(1, length - 1)))
+    gap = (step >= first) & (step < first + wide)
+    return np.choose(family, [random, block, striped, gap])
 
 
 def _integer(

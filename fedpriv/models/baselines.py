@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedpriv.coherence import TAIL_DOF, Coherence, tail_factors
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
 
@@ -34,6 +35,27 @@ class Band:
         """[S, B, L, C] independent draws; given entries as read."""
         noise = torch.randn(count, *self.point.shape, generator=generator, device=generator.device)
         return self.point + self.stddev * noise.to(self.point.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointBand(Band):
+    """A forecast whose hidden entries are drawn together, with the heavy tails of `fedpriv.coherence`.
+
+    Every entry is point + TAIL_SCALE * stddev * t, t of Student's law with TAIL_DOF degrees of freedom.
+
+    Attributes:
+        coherence: how entries go together.
+    """
+
+    coherence: Coherence
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """[S, B, L, C] joint draws in physical units; given entries as read."""
+        rows, length, channels = self.point.shape
+        shape = rows, count, length + TAIL_DOF, channels
+        white = torch.randn(shape, generator=generator, device=generator.device).to(self.point)
+        noise = self.coherence.colour(white[:, :, :length]) * tail_factors(white[:, :, length:])
+        return self.point + self.stddev * noise.transpose(0, 1)
 
 
 def seasonal_naive(examples: Examples, *, period: int) -> Band:

@@ -40,6 +40,16 @@ class Design(Protocol):
         """Value of the constant input."""
         ...
 
+    @property
+    def horizon(self) -> int:
+        """Steps that are forecast."""
+        ...
+
+    @property
+    def lagged(self) -> bool:
+        """Whether the last output is the first one a step earlier, 0 at the first step: it tells how errors last."""
+        ...
+
     def inputs(self, examples: Examples) -> Tensor:
         """[B, C, n, r, p] float64; the last input is a constant. Looks at given entries only."""
         ...
@@ -119,6 +129,11 @@ class LagDesign:
         return self.cosines or self.horizon
 
     @property
+    def lagged(self) -> bool:
+        """Its outputs are components of the whole horizon."""
+        return False
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """One block."""
         return 1, self.context + 1, self.scored + (1 if 0 < self.cosines < self.horizon else 0)
@@ -186,6 +201,8 @@ class ProfileDesign:
         blocks: stretches of the horizon with their own coefficients.
         weekend_shift: what to add to the calendar's clock, in hours, for local time; None: no weekend terms.
         output_scale: of the residual relative to the inputs.
+        lag_scale: of the residual a step earlier, which is summed for the sake of one number, how errors last over the
+            horizon: so small that the other sums hardly notice. 0: not summed, and samples are white over the horizon.
     """
 
     context: int
@@ -194,6 +211,7 @@ class ProfileDesign:
     blocks: int = 4
     weekend_shift: float | None = 0.0
     output_scale: float = 1.4
+    lag_scale: float = 0.7
 
     def __post_init__(self) -> None:
         """Checks the public constants."""
@@ -212,9 +230,14 @@ class ProfileDesign:
         return 1
 
     @property
+    def lagged(self) -> bool:
+        """Whether the residual a step earlier is there, too."""
+        return self.lag_scale > 0
+
+    @property
     def shape(self) -> tuple[int, int, int]:
-        """(blocks, p, 1)."""
-        return self.blocks, 10 if self.weekend_shift is None else 13, 1
+        """(blocks, p, 1), or (blocks, p, 2) with the residual a step earlier."""
+        return self.blocks, 10 if self.weekend_shift is None else 13, 1 + self.lagged
 
     @property
     def constant(self) -> float:
@@ -270,8 +293,12 @@ class ProfileDesign:
         return table.unflatten(2, (self.blocks, -1))
 
     def outputs(self, examples: Examples) -> Tensor:
-        """[B, C, n, r, 1]."""
-        return (_residual(examples, self.context) * self.output_scale).unflatten(2, (self.blocks, -1))[..., None]
+        """[B, C, n, r, 1 or 2]: the residual, and that of the step before, 0 for the first one."""
+        residual = _residual(examples, self.context)
+        columns = [residual * self.output_scale]
+        if self.lagged:
+            columns.append(torch.nn.functional.pad(residual[..., :-1], (1, 0)) * self.lag_scale)
+        return torch.stack(columns, dim=-1).unflatten(2, (self.blocks, -1))
 
     def expand(self, predicted: Tensor) -> Tensor:
         """[B, C, H]."""

@@ -23,12 +23,14 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
+from scipy import special
 from scipy.optimize import nnls
 from torch import Tensor
 
+from fedpriv.coherence import TAIL_DOF, Coherence, Group, correlation_factor
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
-from fedpriv.models.baselines import Band
+from fedpriv.models.baselines import JointBand
 from fedpriv.models.designs import ProfileDesign
 from fedpriv.models.moments import clamp_eigenvalues, noise_norm, pack, packed_size, unpack
 from fedpriv.models.ridge import R_co, Releaser, add_up
@@ -37,30 +39,6 @@ _MASS = 2.0  # scale of the constant whose moment counts the windows; public
 _GUESS = 0.02  # weight of every kernel in the public guess S0
 _KEEP = 1e-7  # directions of the Fisher information below this share of its largest are left out
 _JITTER = 1e-6  # relative ridge of a conditional, so that repeated readings stay solvable
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointBand(Band):
-    """A Gaussian forecast whose hidden entries are drawn together.
-
-    Attributes:
-        groups: for every mask that occurs, the series it belongs to and the Cholesky factor of the conditional
-            covariance of its hidden steps, normalised units.
-        scale: [B, 1, C] of the examples.
-    """
-
-    groups: tuple[tuple[Tensor, Tensor, Tensor], ...]  # (series [n], hidden steps [h], factor [h, h])
-    scale: Tensor
-
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """[S, B, L, C] joint draws in physical units; given entries as read."""
-        rows, length, channels = self.point.shape
-        drawn = torch.zeros(count, rows * channels, length, dtype=torch.float64)
-        for series, hidden, factor in self.groups:
-            noise = torch.randn(count, len(series), len(hidden), generator=generator, dtype=torch.float64)
-            drawn[:, series[:, None], hidden] = noise @ factor.T
-        spread = drawn.reshape(count, rows, channels, length).transpose(2, 3).to(self.point.dtype)
-        return self.point + spread * self.scale
 
 
 @dataclass(frozen=True)
@@ -80,28 +58,29 @@ class GaussianModel:
         point, stddev, _ = self._conditionals(examples, factors=False)
         return point, stddev
 
+    def joint_moments(self, examples: Examples) -> tuple[Tensor, Tensor, Coherence]:
+        """The `moments`, and how the entries that are not given go together."""
+        return self._conditionals(examples, factors=True)
+
     def forecast(self, examples: Examples) -> JointBand:
         """The exact conditional of all entries that are not given, given those that are; one Cholesky per mask."""
-        point, stddev, groups = self._conditionals(examples, factors=True)
+        point, stddev, coherence = self.joint_moments(examples)
         dtype = examples.values.dtype
         return JointBand(
             point=(point * examples.scale).to(dtype) + examples.loc,
             stddev=(stddev * examples.scale).to(dtype),
-            groups=groups,
-            scale=examples.scale,
+            coherence=coherence,
         )
 
-    def _conditionals(
-        self, examples: Examples, *, factors: bool
-    ) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, Tensor, Tensor], ...]]:
-        """[B, L, C] mean and standard deviation, normalised; and the groups of a `JointBand` if `factors`."""
+    def _conditionals(self, examples: Examples, *, factors: bool) -> tuple[Tensor, Tensor, Coherence]:
+        """[B, L, C] mean and standard deviation, normalised; and how hidden entries go together, if `factors`."""
         rows, length, channels = examples.values.shape
         if length != len(self.mean):
             raise InputError(f"windows of {length} steps do not fit a model of {len(self.mean)}; nothing was computed.")
         values = examples.values.transpose(1, 2).reshape(rows * channels, length).double()
         given = examples.given.transpose(1, 2).reshape(rows * channels, length)
         point, stddev = values.clone(), torch.zeros_like(values)
-        groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        groups: list[Group] = []
         for series, mask in _same_masks(given):
             hidden = torch.nonzero(~mask)[:, 0]
             if not len(hidden):
@@ -110,12 +89,12 @@ class GaussianModel:
             point[series[:, None], hidden] = mean
             stddev[series[:, None], hidden] = covariance.diagonal().clamp(min=0.0).sqrt()
             if factors:
-                groups.append((series, hidden, _factor(covariance)))
+                groups.append((series, hidden, correlation_factor(_factor(covariance))))
 
         def shaped(flat: Tensor) -> Tensor:
             return flat.reshape(rows, channels, length).transpose(1, 2)
 
-        return shaped(torch.where(given, values, point)), shaped(stddev), tuple(groups)
+        return shaped(torch.where(given, values, point)), shaped(stddev), Coherence(tuple(groups))
 
     def conditional(self, values: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [n, h] and covariance [h, h] of the hidden steps of n series that share one mask.
@@ -173,6 +152,16 @@ class StackedDesign:
         """The inner design's."""
         return self.inner.constant
 
+    @property
+    def horizon(self) -> int:
+        """The inner design's."""
+        return self.inner.horizon
+
+    @property
+    def lagged(self) -> bool:
+        """The inner design's."""
+        return self.inner.lagged
+
     def inputs(self, examples: Examples) -> Tensor:
         """[B, C, n, r, p + 1]: the forecast first, the constant last."""
         context = self.inner.context
@@ -217,14 +206,20 @@ def _factor(matrix: Tensor) -> Tensor:
         jitter = max(_JITTER, jitter * 10.0)
 
 
-def crps_normal(mean: Tensor, stddev: Tensor, truth: Tensor) -> Tensor:
-    """CRPS of N(mean, stddev^2) at truth, same shape; |truth - mean| where stddev is 0. Gneiting & Raftery 2007."""
-    safe = stddev.clamp(min=torch.finfo(stddev.dtype).tiny)
-    z = ((truth - mean) / safe).clamp(-1e6, 1e6)
-    density = torch.exp(-0.5 * z.square()) / math.sqrt(2.0 * math.pi)
-    value = safe * (z * torch.erf(z / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi))
-    far = (truth - mean).abs() > 1e5 * safe  # there the distance is all that counts
-    return torch.where(far, (truth - mean).abs() - safe / math.sqrt(math.pi), value)
+def crps_student(location: Tensor, scale: Tensor, truth: Tensor, dof: float = TAIL_DOF) -> Tensor:
+    """CRPS of location + scale * t at truth, same shape, t of Student's law; |truth - location| where scale is 0.
+
+    With `dof` above 1. Jordan, Kruger & Lerch 2019 (Journal of Statistical Software 90), appendix A.
+    """
+    safe = scale.clamp(min=torch.finfo(scale.dtype).tiny)
+    z = ((truth - location) / safe).clamp(-1e6, 1e6)
+    below = torch.from_numpy(special.stdtr(dof, z.numpy()))
+    constant = math.exp(-special.betaln(0.5, dof / 2.0)) / math.sqrt(dof)
+    density = constant * (1.0 + z.square() / dof) ** (-(dof + 1.0) / 2.0)
+    spread = 2.0 * math.sqrt(dof) / (dof - 1.0) * special.beta(0.5, dof - 0.5) / special.beta(0.5, dof / 2.0) ** 2
+    value = safe * (z * (2.0 * below - 1.0) + 2.0 * density * (dof + z.square()) / (dof - 1.0) - spread)
+    far = (truth - location).abs() > 1e5 * safe  # there the distance is all that counts
+    return torch.where(far, (truth - location).abs() - safe * spread, value)
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fedpriv.coherence import TAIL_SPREAD, Coherence
 from fedpriv.config import Scenario
 from fedpriv.config.values import Scalar
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
-from fedpriv.models.baselines import Band
-from fedpriv.models.designs import ProfileDesign
+from fedpriv.models.baselines import JointBand
+from fedpriv.models.designs import Design, ProfileDesign
 from fedpriv.models.gaussian import GaussianBaseline, GaussianModel, toeplitz
 from fedpriv.models.moments import pack, packed_size, unpack
 from fedpriv.models.ridge import RidgeBaseline, RidgeModel
@@ -62,10 +63,15 @@ class OneRound:
     def state_size(self) -> int:
         """Numbers of the fitted model."""
         if isinstance(self.baseline, RidgeBaseline):
-            blocks, inputs, outputs = self.baseline.design.shape
-            return blocks * (inputs * outputs + outputs + 1)
+            return sum(self._ridge_sizes(self.baseline.design))
         window = self.baseline.window
         return window if self.baseline.structure == "kernels" else window + packed_size(window)
+
+    @staticmethod
+    def _ridge_sizes(design: Design) -> list[int]:
+        """Numbers of the ridge's parts: coefficients of what is forecast, variances, typical sizes, correlation."""
+        blocks, inputs, outputs = design.shape
+        return [blocks * inputs * design.scored, blocks * outputs, blocks, int(design.lagged)]
 
     def fit(self, total: Tensor, *, stddev: float) -> Tensor:
         """[state_size] float32: the model fitted from the sum of what the clients released.
@@ -79,7 +85,8 @@ class OneRound:
         """
         model = self.baseline.fit(total, stddev=stddev)
         if isinstance(model, RidgeModel):
-            parts = [model.coefficients, model.variance, model.typical]
+            lasting = torch.tensor([model.correlation] * model.design.lagged)
+            parts = [model.coefficients[..., : model.design.scored], model.variance, model.typical, lasting]
         elif isinstance(self.baseline, GaussianBaseline) and self.baseline.structure == "kernels":
             parts = [model.covariance[0]]
         else:
@@ -103,11 +110,20 @@ class OneRound:
         if isinstance(self.baseline, RidgeBaseline):
             design = self.baseline.design
             blocks, inputs, outputs = design.shape
-            coefficients, variance, typical = flat.split([blocks * inputs * outputs, blocks * outputs, blocks])
+            coefficients, variance, typical, lasting = flat.split(self._ridge_sizes(design))
             if not bool((typical > 0).all() and (variance >= 0).all()):
                 raise InputError("a ridge state has a variance below 0; nothing was computed.")
-            shaped = coefficients.reshape(design.shape), variance.reshape(blocks, outputs), typical
-            return Reference(self.kind, RidgeModel(design, *shaped, self.baseline.options.band_share), state.cpu())
+            correlation = float(lasting.sum())
+            if not 0.0 <= correlation < 1.0:
+                raise InputError(
+                    f"a ridge state says that errors at neighbouring steps correlate by {correlation:g}, which is not "
+                    "in [0, 1); nothing was computed."
+                )
+            scored = coefficients.reshape(blocks, inputs, design.scored)
+            whole = torch.nn.functional.pad(scored, (0, outputs - design.scored))
+            shaped = whole, variance.reshape(blocks, outputs), typical
+            share = self.baseline.options.band_share
+            return Reference(self.kind, RidgeModel(design, *shaped, share, correlation), state.cpu())
         window = self.baseline.window
         if self.baseline.structure == "kernels":
             model = GaussianModel(torch.zeros(window, dtype=torch.float64), toeplitz(flat))
@@ -132,12 +148,12 @@ class Reference:
     model: RidgeModel | GaussianModel
     state: Tensor
 
-    def forecast(self, examples: Examples) -> Band:
+    def forecast(self, examples: Examples) -> JointBand:
         """The one-round model's own forecast, physical units."""
         return self.model.forecast(examples)
 
-    def prepare(self, examples: Examples, data_scale: float) -> tuple[Examples, Tensor]:
-        """The examples with this reference as their baseline, and the unit of their residuals.
+    def prepare(self, examples: Examples, data_scale: float) -> tuple[Examples, Tensor, Coherence]:
+        """The examples with this reference as their baseline, the unit of their residuals, and how these correlate.
 
         Targets are moved such that `(values - baseline) / data_scale` is the residual in units of the model's standard
         deviation: the loss stays as it is, and windows and steps that are harder to forecast weigh the same as others.
@@ -147,18 +163,20 @@ class Reference:
             data_scale: `diffusion.data_scale`.
 
         Returns:
-            Examples for the denoiser, on the same device, and [B, L, C] float32 normalised units per unit of the
-            denoiser's output.
+            Examples for the denoiser, on the same device; [B, L, C] float32 normalised units per unit of the
+            denoiser's output; and what takes white diffusion noise to noise with the model's own correlation.
         """
         device, plain = examples.values.device, examples.to("cpu")
-        mean, stddev = self.model.moments(plain)
+        mean, stddev, coherence = self.model.joint_moments(plain)
         # a row that the model cannot answer for falls back to the seasonal baseline
         usable = mean.isfinite() & stddev.isfinite() & (mean.abs() <= MEAN_LIMIT) & ~plain.given
         baseline = torch.where(usable, mean.float(), plain.baseline)
-        spread = torch.where(usable & (stddev > 0), stddev.clamp(SPREAD_LOW, SPREAD_HIGH), data_scale).float()
+        stated = (TAIL_SPREAD * stddev).clamp(SPREAD_LOW, SPREAD_HIGH)
+        spread = torch.where(usable & (stddev > 0), stated, data_scale).float()
         moved = baseline + (plain.values - baseline) * (data_scale / spread)
         values = torch.where(plain.target, moved, plain.values)
-        return replace(examples, values=values.to(device), baseline=baseline.to(device)), spread.to(device)
+        moved_examples = replace(examples, values=values.to(device), baseline=baseline.to(device))
+        return moved_examples, spread.to(device), coherence
 
 
 def make_one_round(scenario: Scenario, kind: str, *, period: int) -> OneRound:

@@ -18,14 +18,16 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from fedpriv.coherence import Coherence, fading_factor
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
-from fedpriv.models.baselines import Band
+from fedpriv.models.baselines import JointBand
 from fedpriv.models.designs import Design
 from fedpriv.models.moments import clamp_eigenvalues, noise_norm, pack, packed_size, unpack
 
 _TINY = 1e-9  # least ridge, as a share of the mean eigenvalue: a singular noise-free matrix must still be solvable
 VARIANCE_FLOOR = 1e-4  # least residual variance of a step, in normalised units
+CORRELATION_LIMIT = 0.99  # of errors at neighbouring steps
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -75,6 +77,7 @@ class RidgeModel:
         variance: [n, m] float64: residual variance of outputs in a window with inputs of typical size.
         typical: [n] float64: typical mean square of an equation's inputs.
         band_share: see `RidgeOptions`.
+        correlation: of the errors at neighbouring steps of the horizon; they fade geometrically with the distance.
     """
 
     design: Design
@@ -82,6 +85,7 @@ class RidgeModel:
     variance: Tensor
     typical: Tensor
     band_share: float
+    correlation: float = 0.0
 
     def moments(self, examples: Examples) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every entry, each [B, L, C] float64 in normalised units; 0 spread if given."""
@@ -97,13 +101,26 @@ class RidgeModel:
         point = torch.where(examples.given, examples.values.double(), point)
         return point, torch.where(examples.given, torch.zeros_like(stddev), stddev)
 
-    def forecast(self, examples: Examples) -> Band:
+    def joint_moments(self, examples: Examples) -> tuple[Tensor, Tensor, Coherence]:
+        """The `moments`, and how the errors over the horizon go together."""
+        return *self.moments(examples), self._coherence(examples)
+
+    def forecast(self, examples: Examples) -> JointBand:
         """Mean and standard deviation of every entry in physical units; given entries as read, with 0."""
-        point, stddev = self.moments(examples)
-        return Band(
+        point, stddev, coherence = self.joint_moments(examples)
+        return JointBand(
             point=(point * examples.scale + examples.loc).to(examples.values.dtype),
             stddev=(stddev * examples.scale).to(examples.values.dtype),
+            coherence=coherence,
         )
+
+    def _coherence(self, examples: Examples) -> Coherence:
+        rows, length, channels = examples.values.shape
+        horizon = self.design.horizon
+        if not self.correlation or horizon < 2:
+            return Coherence()
+        steps = torch.arange(length - horizon, length)
+        return Coherence(((torch.arange(rows * channels), steps, fading_factor(horizon, self.correlation)),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +178,7 @@ class RidgeBaseline:
         tiny = _TINY * max(float(raw.diagonal(dim1=-2, dim2=-1).mean()), 1e-12)
         clean = clamp_eigenvalues(raw, max(self.options.clamp * stddev, 0.0)) if stddev > 0 else raw
         coefficients, inverse = self._solve(clean[:, :p, :p], clean[:, :p, p:], stddev, tiny)
+        correlation = self._correlation(raw, coefficients, inverse, stddev) if self.design.lagged else 0.0
         coefficients[..., self.design.scored :] = 0.0  # outputs that only measure what is left over
         contrast = torch.cat([-coefficients, torch.eye(m).double().expand(blocks, m, m)], dim=1)  # [n, q, m]
         rest = torch.einsum("nqm,nqk,nkm->nm", contrast, raw, contrast)
@@ -176,7 +194,26 @@ class RidgeBaseline:
         variance = rest / equations[:, None]
         pooled = rest.sum(dim=0).clamp(min=0.0) / equations.sum()
         variance = torch.where(variance.isfinite() & (variance > 0), variance, pooled)
-        return RidgeModel(self.design, coefficients, variance, typical, self.options.band_share)
+        return RidgeModel(self.design, coefficients, variance, typical, self.options.band_share, correlation)
+
+    def _correlation(self, raw: Tensor, coefficients: Tensor, inverse: Tensor, stddev: float) -> float:
+        """Of the errors at neighbouring steps, in [0, CORRELATION_LIMIT]: the first output's and the last one's.
+
+        The last output is the residual a step earlier; what the inputs say of it is taken off, as from the first.
+        Sums over all blocks; the first step has none before it, which is made up for. The fit follows the noise, which
+        takes trace(inverse) times the noise's covariance from the sums (see `fit`): that is put back. One noise unit
+        more in the denominator makes the result fade to 0, to white errors, where nothing can be known.
+        """
+        blocks, _, m = coefficients.shape
+        contrast = torch.cat([-coefficients, torch.eye(m).double().expand(blocks, m, m)], dim=1)  # [n, q, m]
+        contrast = contrast[..., [0, m - 1]]
+        left = torch.einsum("nqi,nqk,nkj->nij", contrast, raw, contrast)  # [n, 2, 2]
+        noise = 0.5 * stddev**2 * torch.einsum("nqi,nqj->nij", contrast, contrast)
+        total = (left + noise * inverse[:, None, None]).sum(dim=0)
+        first = 1.0 - 1.0 / self.design.horizon  # 0 for a horizon of one step, which has nothing to measure
+        size = math.sqrt(float(total.diagonal().clamp(min=0.0).prod()) * first) + stddev
+        found = float(total[0, 1]) / size if size > 0 else 0.0
+        return min(max(found, 0.0), CORRELATION_LIMIT)
 
     def _solve(self, gram: Tensor, cross: Tensor, stddev: float, tiny: float) -> tuple[Tensor, Tensor]:
         """(X'X + ridge + smoothness) theta = X'Y over all blocks at once.

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedpriv import evaluation
+from fedpriv.coherence import Coherence
 from fedpriv.config import Scenario
 from fedpriv.data.client_data import ClientData
 from fedpriv.data.clients import held_of, load_client, owners
@@ -219,8 +220,8 @@ class LocalWorker:
         batches = self._sampler.batches(**span, steps=steps, rng=streams("sampling"))
         for step, tiles in enumerate(batches, start=first):
             load_trainable(self.model, vector)
-            examples = self._examples(data, tiles.meter, tiles.start, task_rng)
-            draws = draw(examples, self.scenario.diffusion.multiplicity, self._schedule, generator)
+            examples, coherence = self._examples(data, tiles.meter, tiles.start, task_rng)
+            draws = self._draws(examples, coherence, generator)
             if self._recipe is not None:
                 done = self._recipe.run(
                     self._engine,
@@ -246,9 +247,8 @@ class LocalWorker:
         rng = [stream(seed, f"diagnostics-{what}", client, round) for what in ("sampling", "task", "diffusion")]
         span = {"num_meters": data.num_meters, "start": data.train.start, "stop": data.train.stop}
         (tiles,) = self._sampler.batches(**span, steps=1, rng=rng[0])
-        examples = self._examples(data, tiles.meter, tiles.start, rng[1])
-        generator = torch_generator(rng[2])
-        return examples, draw(examples, self.scenario.diffusion.multiplicity, self._schedule, generator)
+        examples, coherence = self._examples(data, tiles.meter, tiles.start, rng[1])
+        return examples, self._draws(examples, coherence, torch_generator(rng[2]))
 
     @_products
     def diagnose(self, client: str, parameters: Vector, *, round: int) -> Snapshot:
@@ -334,14 +334,20 @@ class LocalWorker:
 
     def _examples(
         self, data: ClientData, meter: NDArray[np.int64], start: NDArray[np.int64], rng: PrivacyRng
-    ) -> Examples:
+    ) -> tuple[Examples, Coherence]:
         windows = cut(data, meter, start, self.scenario.task.window)
         target = task_masks(self.scenario.task, windows.observed, rng)
         period = self.scenario.task.period or day_steps(data.step)
         made = make_examples(windows, target, period=period, scaling=self.scenario.data)
+        coherence = Coherence()
         if self.model.reference is not None:
-            made, _ = self.model.reference.prepare(made, self.scenario.diffusion.data_scale)
-        return drop_context(made, self.scenario.diffusion.condition_dropout, rng).to(self.device)
+            made, _, coherence = self.model.reference.prepare(made, self.scenario.diffusion.data_scale)
+        return drop_context(made, self.scenario.diffusion.condition_dropout, rng).to(self.device), coherence
+
+    def _draws(self, examples: Examples, coherence: Coherence, generator: torch.Generator) -> Draws:
+        """Diffusion times and noise of each row, the noise correlated over a window as a warm start says."""
+        draws = draw(examples, self.scenario.diffusion.multiplicity, self._schedule, generator)
+        return Draws(draws.time, coherence.colour(draws.noise))
 
     def _plain_gradient(self, examples: Examples, draws: Draws) -> torch.Tensor:
         """The batch gradient without privacy, clipped as a whole to the bound: ordinary gradient clipping."""

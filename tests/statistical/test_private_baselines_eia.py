@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scoringrules
 import torch
+from scipy import stats
 
+from fedpriv.coherence import TAIL_DOF, TAIL_SCALE
 from fedpriv.config import Scenario
 from fedpriv.data.client_data import ClientData
 from fedpriv.data.clients import load_client
 from fedpriv.data.tasks import make_examples
 from fedpriv.data.windows import cut, even_starts
 from fedpriv.examples import Examples
-from fedpriv.models.baselines import Band, seasonal_naive
+from fedpriv.models.baselines import Band, JointBand, seasonal_naive
 from fedpriv.models.designs import ProfileDesign
-from fedpriv.models.gaussian import GaussianBaseline, crps_normal
+from fedpriv.models.gaussian import GaussianBaseline, crps_student
 from fedpriv.models.ridge import RidgeBaseline
 from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.statistics import EveryWindow, StatisticsMechanism, calibrate_release
@@ -57,8 +60,13 @@ def scores(band: Band, examples: Examples, unit: float) -> tuple[float, float, f
     """(MSE, CRPS, coverage of 90 %) in units of the training deviation."""
     truth, hit = examples.values * examples.scale + examples.loc, examples.target
     error, spread = ((truth - band.point) / unit)[hit], (band.stddev / unit)[hit]
-    crps = crps_normal(torch.zeros_like(error), spread, error)
-    return float(error.square().mean()), float(crps.mean()), float((error.abs() < 1.645 * spread).float().mean())
+    if isinstance(band, JointBand):
+        crps = crps_student(torch.zeros_like(error), TAIL_SCALE * spread, error)
+        width = TAIL_SCALE * float(stats.t.ppf(0.95, TAIL_DOF)) * spread
+    else:
+        crps = scoringrules.crps_normal(error.numpy(), 0.0, spread.numpy())
+        width = 1.645 * spread
+    return float(error.square().mean()), float(crps.mean()), float((error.abs() < width).float().mean())
 
 
 @pytest.mark.parametrize(("name", "epsilon", "share"), [("ridge", 8, 0.7), ("ridge", 2, 0.8), ("gaussian", 2, 0.8)])

@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
 from clients import client_app, releases
 from clients.client_app import app
+from fedpriv import forecasting
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.releases import planned
@@ -36,10 +39,12 @@ def test_what_a_scenario_plans(tiny):
     for changes in (
         {"task__context": 48},
         {"privacy__noise_multiplier": 3.0},
-        {"task__kind": "imputation"},
+        {"task__kind": "imputation", "task__context": 1001, "data__days": 500},  # a covariance that is too large
         {"privacy__noise": "discrete-gaussian", "privacy__sampling_prob": 1.0},
     ):
         assert tiny("plain", **(WEEK | changes)).model.warm_start == ""
+    for kind in ("imputation", "mixed"):
+        assert tiny(f"fills-{kind}", task__kind=kind).model.warm_start == "gaussian"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_a_run_that_is_one_round(tiny, kind):
 def test_a_warm_start_survives_a_resume_and_asks_once(tiny, run_inline, kept, monkeypatch):
     whole = tiny("whole", **WEEK)
     model, folder = run_inline(whole)
-    assert folder.load_checkpoint()[1]["reference"].size == 60
+    assert folder.load_checkpoint()[1]["reference"].size == 4 * (13 + 2 + 1) + 1
     asked = []
     original = releases.statistics
     monkeypatch.setattr(releases, "statistics", lambda m, n: asked.append(n.client) or original(m, n))
@@ -129,6 +134,30 @@ def test_the_model_forecasts_from_the_folder_alone(tiny):
     assert len(frame) == 24
     assert frame["mean"].between(80, 120).all()
     assert (frame["q95"] > frame["q05"]).all()
+
+
+@pytest.mark.parametrize("kind", ["forecast", "mixed"])
+def test_sampled_trajectories_go_together(tiny, kind):
+    """Errors of real trajectories last: what a warm start knows of it is in the samples."""
+    import pandas as pd
+
+    run = simulate(tiny("joint", task__kind=kind, **WEEK), engine="inline")
+    assert run.trained.model.reference.kind == ("ridge" if kind == "forecast" else "gaussian")
+    index = pd.date_range("2024-01-01", periods=96, freq="h")
+    table = pd.DataFrame({"a": 100 + 10 * np.sin(np.arange(96) * 2 * np.pi / 24)}, index=index)
+    drawn = forecasting.forecast(run.trained, table, samples=4000).samples[:, 0]
+    error = drawn - np.median(drawn, axis=0)
+    near = [stats.kendalltau(error[:, i], error[:, i + 1]).statistic for i in range(23)]
+    reference = run.trained.model.reference
+    if kind == "forecast":
+        assert reference.model.correlation > 0.1
+        correlation = np.full(23, reference.model.correlation)
+    else:
+        given = torch.arange(96) < 72
+        _, exact = reference.model.conditional(torch.zeros(1, 96).double(), given)
+        size = exact.diagonal().sqrt()
+        correlation = (exact.diagonal(1) / (size[1:] * size[:-1])).numpy()
+    np.testing.assert_allclose(near, 2 / np.pi * np.arcsin(correlation), atol=0.055)  # whatever the tails
 
 
 def test_nobody_can_pay(tiny, run_inline):

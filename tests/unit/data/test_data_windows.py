@@ -326,6 +326,18 @@ def test_stride_masks():
         np.testing.assert_array_equal(np.flatnonzero(row), expected)
 
 
+def test_gap_masks():
+    hidden = masks(kind="imputation", mask="gap", batch=2000)
+    count = hidden.sum(axis=1)
+    assert count.min() == 19 and count.max() == 96  # 0.1 and 0.5 of 192
+    first = hidden.argmax(axis=1)
+    step = np.arange(192)
+    np.testing.assert_array_equal(hidden, (step >= first[:, None]) & (step < (first + count)[:, None]))
+    assert first.min() == 1 and (first + count).max() == 191  # readings on both sides
+    middle = (first - 1) / (190 - count)
+    assert abs(middle.mean() - 0.5) < 4 * 0.2887 / 2000**0.5
+
+
 def test_any_and_mixed_use_all_families():
     hidden = masks(kind="imputation", mask="any", batch=900)
     suffix = np.array([row[-row.sum() :].all() for row in hidden])
@@ -335,7 +347,7 @@ def test_any_and_mixed_use_all_families():
     assert 0.44 < forecast.mean() < 0.56
 
 
-@pytest.mark.parametrize("mask", ["random", "block", "stride", "any"])
+@pytest.mark.parametrize("mask", ["random", "block", "stride", "gap", "any"])
 @pytest.mark.parametrize("length", [3, 4, 5, 9])
 def test_short_windows_keep_something_and_hide_something(mask, length):
     hidden = masks(kind="imputation", mask=mask, length=length, context=2, horizon=length - 2)

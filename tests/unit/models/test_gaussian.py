@@ -11,10 +11,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from fedpriv.coherence import TAIL_DOF, TAIL_SCALE
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
 from fedpriv.models.designs import ProfileDesign
-from fedpriv.models.gaussian import GaussianBaseline, GaussianModel, StackedDesign, crps_normal, public_kernels
+from fedpriv.models.gaussian import GaussianBaseline, GaussianModel, StackedDesign, crps_student, public_kernels
 from fedpriv.models.ridge import RidgeBaseline, RidgeModel
 
 LENGTH, PERIOD = 20, 8
@@ -70,8 +71,18 @@ def test_samples_have_the_conditional_covariance_and_keep_given_entries() -> Non
     assert drawn.shape == (20_000, 1, LENGTH, 1)
     assert (drawn[:, given] == band.point[given]).all()
     _, exact = model.conditional(values[:, :, 0].double(), given[0, :, 0])
-    seen = np.cov(drawn[:, 0, 14:, 0].numpy().T) / 4.0
-    np.testing.assert_allclose(seen, exact.numpy(), atol=5 * float(exact.diagonal().max()) / math.sqrt(20_000) * 2)
+    size = exact.diagonal().sqrt().numpy()
+    error = (drawn - band.point)[:, 0, 14:, 0].numpy() / 2.0
+    # every entry by itself is a Student t; of any law with elliptical contours tau = 2/pi arcsin(correlation)
+    for step in range(6):
+        law = stats.t(TAIL_DOF, scale=TAIL_SCALE * size[step])
+        assert stats.kstest(error[:, step], law.cdf).pvalue > 1e-3
+    seen = [[stats.kendalltau(error[:4000, i], error[:4000, j]).statistic for j in range(6)] for i in range(6)]
+    expected = 2 / math.pi * np.arcsin(np.clip(exact.numpy() / np.outer(size, size), -1, 1))
+    np.testing.assert_allclose(seen, expected, atol=5 / math.sqrt(4000))
+    # one scale for the whole window: a far entry comes with far neighbours, also where they do not correlate
+    far = np.abs(error / size)
+    assert stats.kendalltau(far[:4000, 0], far[:4000, 5]).statistic > 0.1
     repeat = band.sample(20_000, torch.Generator().manual_seed(5))
     assert torch.equal(drawn, repeat)
 
@@ -169,9 +180,9 @@ def test_border() -> None:
 def test_crps_degenerates_to_the_absolute_error() -> None:
     one = torch.ones(3, dtype=torch.float64)
     torch.testing.assert_close(
-        crps_normal(one * 2, one * 0, torch.tensor([2.0, 5.0, -1.0]).double()), torch.tensor([0.0, 3.0, 3.0]).double()
+        crps_student(one * 2, one * 0, torch.tensor([2.0, 5.0, -1.0]).double()), torch.tensor([0.0, 3.0, 3.0]).double()
     )
-    far = crps_normal(one * 0, one * 1e-9, one)
+    far = crps_student(one * 0, one * 1e-9, one)
     torch.testing.assert_close(far, one, rtol=1e-6, atol=1e-6)
 
 
@@ -188,14 +199,14 @@ def test_a_stacked_design_takes_the_forecast_as_an_input() -> None:
     examples = replace(examples, baseline=torch.where(given, examples.values, examples.values.roll(8, dims=1)))
     stacked = StackedDesign(design, model)
     blocks, inputs, outputs = stacked.shape
-    assert (blocks, inputs, outputs) == (2, design.shape[1] + 1, 1)
+    assert (blocks, inputs, outputs) == (2, design.shape[1] + 1, design.shape[2])
     table = stacked.inputs(examples)
     assert table.shape == (800, 2, 2, 4, inputs)
     torch.testing.assert_close(table[..., 1:], design.inputs(examples))
     # coefficients that take the forecast alone give the model's own forecast
-    only = torch.zeros(2, inputs, 1).double()
-    only[:, 0] = design.output_scale / stacked.scale
-    ridge = RidgeModel(stacked, only, torch.ones(2, 1).double(), torch.ones(2).double(), 0.0)
+    only = torch.zeros(2, inputs, outputs).double()
+    only[:, 0, 0] = design.output_scale / stacked.scale
+    ridge = RidgeModel(stacked, only, torch.ones(2, outputs).double(), torch.ones(2).double(), 0.0)
     torch.testing.assert_close(ridge.forecast(examples).point, model.forecast(examples).point, rtol=1e-4, atol=1e-4)
     # and of data that the model is right about, least squares finds just these
     baseline = RidgeBaseline(design=stacked)

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
+from fedpriv.coherence import fading_factor
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
 from fedpriv.models.designs import LagDesign, ProfileDesign, cosine_basis
 from fedpriv.models.moments import clamp_eigenvalues, noise_norm, pack, packed_size, unpack
-from fedpriv.models.ridge import RidgeBaseline, RidgeModel, RidgeOptions
+from fedpriv.models.ridge import CORRELATION_LIMIT, RidgeBaseline, RidgeModel, RidgeOptions
 
 CONTEXT, HORIZON, PERIOD = 28, 8, 8
 LAGS = LagDesign(context=CONTEXT, horizon=HORIZON, cosines=0)
@@ -139,7 +141,7 @@ def test_bands_cover(share: float) -> None:
     fresh = examples(PROFILE, rows=1500, seed=9)
     band = model.forecast(fresh)
     z = ((fresh.values * 4.0 + 50.0 - band.point) / band.stddev)[fresh.target]
-    assert float((z.abs() < 1.645).float().mean()) == pytest.approx(0.9, abs=0.025)
+    assert float((z.abs() < 1.645).float().mean()) == pytest.approx(0.9, abs=0.025)  # of normal errors
 
 
 @pytest.mark.parametrize("rule", ["fixed", "adassp"])
@@ -161,10 +163,39 @@ def test_adassp_adds_ridge_only_where_the_noise_needs_it() -> None:
     weak = RidgeBaseline(design=PROFILE, options=RidgeOptions(rule="adassp", ridge=1.0, smooth=0.0, clamp=0.0))
     none = RidgeBaseline(design=PROFILE, options=RidgeOptions(rule="fixed", ridge=0.0, smooth=0.0, clamp=0.0))
     total = (
-        weak.rows(examples(PROFILE, rows=2000)).sum(0) + 50.0 * pack(torch.eye(14).double().expand(4, 14, 14)).flatten()
+        weak.rows(examples(PROFILE, rows=2000)).sum(0) + 50.0 * pack(torch.eye(15).double().expand(4, 15, 15)).flatten()
     )
     torch.testing.assert_close(weak.fit(total, stddev=1e-3).coefficients, none.fit(total, stddev=1e-3).coefficients)
     assert weak.fit(total, stddev=1e4).coefficients.norm() < 0.5 * none.fit(total, stddev=1e4).coefficients.norm()
+
+
+def lasting(correlation: float, rows: int) -> Examples:
+    """Windows whose distance to the baseline is a stationary autoregression over the horizon."""
+    data, rng = examples(PROFILE, rows=rows, channels=2), torch.Generator().manual_seed(3)
+    white = torch.randn(rows, HORIZON, 2, generator=rng)
+    error = torch.einsum("ij,bjc->bic", fading_factor(HORIZON, correlation), white)
+    values = torch.where(data.given, data.values, data.baseline + torch.nn.functional.pad(error, (0, 0, CONTEXT, 0)))
+    return replace(data, values=values)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_how_long_errors_last_is_found_and_drawn(correlation: float) -> None:
+    baseline = RidgeBaseline(design=PROFILE)
+    data = lasting(correlation, 4000)
+    total = baseline.rows(data).sum(0)
+    model = baseline.fit(total, stddev=0.0)
+    assert model.correlation == pytest.approx(correlation, abs=0.05)
+    some = data.rows(slice(0, 3))
+    band = model.forecast(some)
+    drawn = (band.sample(3000, torch.Generator().manual_seed(1)) - band.point)[:, :, CONTEXT:] / band.stddev[
+        :, CONTEXT:
+    ]
+    for apart in (1, HORIZON - 1):  # Kendall's tau is 2/pi arcsin(correlation), however heavy the tails
+        seen = stats.kendalltau(drawn[:, 0, 0, 0].numpy(), drawn[:, 0, apart, 0].numpy()).statistic
+        assert seen == pytest.approx(2 / math.pi * math.asin(model.correlation**apart), abs=5 / math.sqrt(3000))
+    noise = torch.randn(baseline.size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert baseline.fit(total + 1e6 * noise, stddev=1e6).correlation < 0.5  # unknown: towards white
+    assert 0.0 <= baseline.fit(total + 30.0 * noise, stddev=30.0).correlation <= CORRELATION_LIMIT
 
 
 def test_smoothness_pulls_neighbouring_blocks_together() -> None:

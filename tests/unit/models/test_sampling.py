@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
+from fedpriv.coherence import TAIL_DOF, TAIL_SCALE
 from fedpriv.diffusion import point_forecast, sample
 from fedpriv.diffusion import sampling as module
 from fedpriv.errors import InputError
 from fedpriv.models import build_denoiser
+from fedpriv.models.gaussian import GaussianModel, toeplitz
+from fedpriv.models.reference import Reference
 
 SOLVERS = ["ddim", "dpm-solver++", "ddpm"]
 
@@ -70,6 +78,42 @@ def test_solvers_converge_to_the_exact_gaussian(small, windows, solver, toleranc
     exact = _draw(model, examples, scenario)
     size = (exact - point_forecast(model, examples, scenario.diffusion)).std()
     assert (solved - exact).abs().max() < 3.5 * tolerance * size
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("trainable", ["skip", "all"])
+def test_a_warm_start_draws_from_its_own_posterior(small, windows, solver, trainable):
+    """Covariance over a gap, with the untrained transformer on and off, against the Gaussian's exact conditional."""
+    changes = {"diffusion.solver": solver, "model.trainable": trainable, "task.kind": "imputation"}
+    scenario = small.override(changes | {"diffusion.steps": 1000, "diffusion.sampling_steps": 100})
+    model = build_denoiser(scenario, channels=2, calendar_features=3, generator=torch.Generator().manual_seed(1))
+    gaussian = GaussianModel(torch.zeros(32).double(), toeplitz(0.95 ** torch.arange(32).double()))
+    model.reference = Reference("gaussian", gaussian, torch.zeros(0))
+    examples = windows(1, scenario)
+    given = torch.ones_like(examples.given)
+    given[:, 10:22] = False
+    examples = replace(examples, given=given, target=~given)
+    drawn = _draw(model, examples, scenario, count=4000)
+    point = point_forecast(model, examples, scenario.diffusion)
+    mean, exact = gaussian.conditional(examples.values[0].T.double(), given[0, :, 0])
+    size = exact.diagonal().sqrt()
+    expected = 2.0 / math.pi * torch.arcsin(exact / (size[:, None] * size).clamp(min=1e-12))
+    for channel in range(2):
+        scale = examples.scale[0, 0, channel]
+        torch.testing.assert_close(
+            (point[0, 10:22, channel] - examples.loc[0, 0, channel]).double() / scale,
+            mean[channel],
+            rtol=1e-3,
+            atol=1e-3,
+        )
+        error = ((drawn - point)[:, 0, 10:22, channel] / scale).numpy()
+        # Kendall's tau of a law with elliptical contours is 2/pi arcsin(correlation), however heavy its tails
+        for i, j in ((0, 1), (0, 11), (4, 7)):
+            seen = stats.kendalltau(error[:, i], error[:, j]).statistic
+            assert abs(seen - float(expected[i, j])) < 5 * 0.011
+        spread = np.quantile(np.abs(error), [0.5, 0.9], axis=0)
+        law = TAIL_SCALE * stats.t.ppf([0.75, 0.95], TAIL_DOF)[:, None] * size.numpy()
+        np.testing.assert_allclose(spread, law, rtol=0.1 if solver == "ddpm" else 0.07)
 
 
 def test_chunks_do_not_change_the_point_forecast(small, windows, monkeypatch):

@@ -94,7 +94,7 @@ def test_small_groups_give_what_one_group_gives(monkeypatch) -> None:
 # ---- what the masks covered ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mask", ["random", "block", "stride", "any"])
+@pytest.mark.parametrize("mask", ["random", "block", "stride", "gap", "any"])
 def test_the_longest_run_is_what_training_masks_hide(mask: str) -> None:
     scenario = Scenario().override({"task.kind": "imputation", "task.mask": mask})
     observed = torch.ones(2000, 192, 1, dtype=torch.bool)
@@ -115,6 +115,7 @@ def test_the_longest_run_is_what_training_masks_hide(mask: str) -> None:
         ("imputation", "block", True, True),
         ("imputation", "random", False, True),
         ("imputation", "stride", False, True),
+        ("imputation", "gap", False, True),
     ],
 )
 def test_a_model_does_what_its_masks_covered(kind: str, mask: str, forecasts: bool, fills: bool) -> None:
