@@ -43,6 +43,8 @@ HALF_UNIT: Final = 2.0**-54
 LOG_2: Final = math.log(2.0)
 HALF_PI, QUARTER_PI = math.pi / 2, math.pi / 4
 ROOT_HALF: Final = 0x3FE6A09E667F3BCD  # bits of sqrt(1/2)
+EXPONENT: Final = -(1 << 52)  # of a double, with its sign
+MINUS_LOG: Final = tuple(-value for value in LOG)
 BLOCK: Final = 16384  # pairs at a time: the work space stays in the processor's cache
 
 
@@ -78,29 +80,29 @@ def _pairs(
 ) -> None:
     """[n] words twice -> [n] normals twice. Every line is one operation per number; `work` is [4, n] to scribble on."""
     a, b, c, d = work
-    # a = u, its exponent k and mantissa m in [sqrt(1/2), sqrt(2))
-    np.copyto(a, radius >> np.uint64(11))
-    a *= UNIT
-    a += HALF_UNIT
-    bits = a.view(np.int64)
-    exponent = bits - ROOT_HALF
-    exponent >>= 52
-    np.copyto(b, exponent)
-    exponent <<= 52
-    bits -= exponent
-    # c = sqrt(-(s LOG(s^2) + k log 2))
-    np.add(a, 1.0, out=c)
-    a -= 1.0
+    bits, place = a.view(np.int64), b.view(np.int64)
+    # a = 2^53 u; place = its exponent above sqrt(1/2), left where it stands in a double; a = 2^53 times the mantissa.
+    # Powers of two change no rounding, so they are taken out where it saves a pass.
+    np.right_shift(radius, np.uint64(11), out=a.view(np.uint64))
+    np.copyto(a, bits)
+    a += 0.5
+    np.subtract(bits, ROOT_HALF + (53 << 52), out=place)
+    place &= EXPONENT
+    bits -= place
+    np.copyto(b, place)
+    # c = sqrt(-(s LOG(s^2) + k log 2)), with the sign in the coefficients
+    np.add(a, 2.0**53, out=c)
+    a -= 2.0**53
     a /= c
     np.multiply(a, a, out=d)
-    _horner(LOG, d, c)
+    _horner(MINUS_LOG, d, c)
     c *= a
-    b *= LOG_2
+    b *= -LOG_2 * 2.0**-52
     c += b
-    np.negative(c, out=c)
     np.sqrt(c, out=c)
-    # a = psi, b = sin psi, d = cos psi
-    np.copyto(a, angle >> np.uint64(11))
+    # a = psi, b = sin psi, then a = cos psi
+    np.right_shift(angle, np.uint64(11), out=a.view(np.uint64))
+    np.copyto(a, bits)
     a *= UNIT * HALF_PI  # exact: a power of two times a double
     a -= QUARTER_PI
     np.multiply(a, a, out=d)
@@ -111,11 +113,14 @@ def _pairs(
     x *= c
     np.add(a, b, out=y)
     y *= c
-    for normal, place in ((x, 63), (y, 62)):  # signs: the two lowest bits of the second word
-        sign = angle << np.uint64(place)
-        sign &= np.uint64(1 << 63)
-        flipped = normal.view(np.uint64)
-        flipped ^= sign
+    sign = d.view(np.uint64)  # the two lowest bits of the second word
+    np.left_shift(angle, np.uint64(63), out=sign)
+    flipped = x.view(np.uint64)
+    flipped ^= sign
+    np.left_shift(angle, np.uint64(62), out=sign)
+    sign &= np.uint64(1 << 63)
+    flipped = y.view(np.uint64)
+    flipped ^= sign
 
 
 def _horner(coefficients: tuple[float, ...], z: NDArray[np.float64], out: NDArray[np.float64]) -> None:
@@ -132,7 +137,7 @@ def _literals(values: tuple[float, ...]) -> str:
 
 
 SOURCE: Final = f"""
-// The C++ twin of normals_numpy: the same operations in the same order. Never fused (-ffp-contract=off).
+// The C++ twin of normals_numpy: the same operations in the same order, powers of two aside. Never fused (-ffp-contract=off).
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -206,7 +206,7 @@ def between(p: Paired) -> str:
     _, low, high = p.change
 
     def size(value: float) -> str:
-        return f"{abs(value) * 100:.1f}" if p.scale == "ratio" else f"{abs(value):.3g}"
+        return percent(value) if p.scale == "ratio" else f"{abs(value):.3g}"
 
     unit = " %" if p.scale == "ratio" else ""
     ends = [(size(value), "more" if value > 0 else "less") for value in (high, low)]
@@ -214,6 +214,12 @@ def between(p: Paired) -> str:
         ends.sort(key=lambda end: float(end[0]))
         return f"{ends[0][0]} to {ends[1][0]}{unit} {ends[1][1]}"
     return " to ".join(f"{shown}{unit} {word}" for shown, word in ends)
+
+
+def percent(change: float) -> str:
+    """`4.1`, and of what would be 0.0 the first digit: `0.002`."""
+    size = abs(change) * 100
+    return f"{size:.1f}" if size >= 0.05 or size == 0 else f"{size:.1g}"
 
 
 def _effect(p: Paired) -> str:

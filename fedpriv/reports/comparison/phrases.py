@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from fedpriv.reports.statistics import Paired
-from fedpriv.reports.verdicts import between
+from fedpriv.reports.verdicts import between, percent
 
 _MANY = 4  # more names than twice this are counted, not listed
-_SLIGHT, _LARGE = 0.02, 0.15  # shares of the error: below and above them a sure difference is called small and large
+_TRIFLING, _SLIGHT, _LARGE = 0.0005, 0.02, 0.15  # shares of the error that divide what a sure difference is called
 
 
 def size_words(change: float) -> str:
     """How large a difference that is more than chance is, in words."""
     size = abs(change)
     return (
-        "reliably but only slightly better" if size < _SLIGHT
+        "more than chance, but of no consequence" if size < _TRIFLING
+        else "reliably but only slightly better" if size < _SLIGHT
         else "reliably better" if size < _LARGE
         else "reliably and much better"
     )  # fmt: skip
@@ -21,7 +22,7 @@ def size_words(change: float) -> str:
 
 def change_words(change: float) -> str:
     """`4.1 % less error`."""
-    return f"{abs(change) * 100:.1f} % {'less' if change <= 0 else 'more'} error"
+    return f"{percent(change)} % {'less' if change <= 0 else 'more'} error"
 
 
 def interval_words(found: Paired) -> str:
