@@ -137,7 +137,8 @@ def _literals(values: tuple[float, ...]) -> str:
 
 
 SOURCE: Final = f"""
-// The C++ twin of normals_numpy: the same operations in the same order, powers of two aside. Never fused (-ffp-contract=off).
+// The C++ twin of normals_numpy: the same operations in the same order (powers of two aside), never fused
+// (-ffp-contract=off).
 #include <cmath>
 #include <cstdint>
 #include <cstring>
