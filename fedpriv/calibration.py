@@ -23,7 +23,7 @@ from fedpriv.evaluation import held_out
 from fedpriv.examples import Examples
 from fedpriv.models.denoiser import Denoiser
 from fedpriv.models.modulation import Modulation
-from fedpriv.models.parameters import load_trainable
+from fedpriv.models.parameters import GAUSSIAN_GROUPS, load_trainable
 from fedpriv.resolving import resolve
 from fedpriv.schedule import Schedule, make_schedule
 from fedpriv.seeding import stream, torch_generator
@@ -83,12 +83,13 @@ def calibrate_bounds(scenario: Scenario, *, steps: int = 200, quantile: float = 
         raise InputError(
             f"quantile={quantile:g} (0.5 to 1) or steps={steps} (at least 1) is out of range; nothing was trained."
         )
+    frozen = scenario.model.trainable in GAUSSIAN_GROUPS
     names = roster(scenario).names
     each = -(-steps // len(names))
     plain = scenario.override(
         {
             "model.modulation": "adaln-zero",
-            "model.trainable": "transformer" if scenario.model.trainable == "skip" else scenario.model.trainable,
+            "model.trainable": "transformer" if frozen else scenario.model.trainable,
             "model.warm_start": "",  # the transformer learns most from scratch, so its bounds are not too tight later
             "privacy.enabled": False,
             "federation.rounds": len(names),

@@ -10,6 +10,7 @@ from fedpriv.data.clients import roster, training_size
 from fedpriv.data.windows import day_steps
 from fedpriv.errors import InputError
 from fedpriv.mechanisms import make_mechanism, make_recipe
+from fedpriv.models.parameters import GAUSSIAN_GROUPS
 from fedpriv.models.reference import make_one_round
 from fedpriv.personal import personal_scenario
 from fedpriv.privacy.accounting import calibrate
@@ -19,8 +20,6 @@ from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import Relation
 from fedpriv.releases import side_parts, statistics_objection, whole_event
 from fedpriv.training import LocalWorker
-
-_WARM_STEPS = 40  # private steps after a warm start at which its learning rate was found
 
 
 def resolve(scenario: Scenario) -> Scenario:
@@ -53,15 +52,17 @@ def resolve(scenario: Scenario) -> Scenario:
     if privacy.enabled and scenario.steps_total:
         make_recipe(scenario, scenario.privacy.noise_multiplier or 1.0)  # refuses noise that leaves no gradient
     if scenario.optimizer.learning_rate is None:
-        scenario = scenario.override({"optimizer.learning_rate": suggested_learning_rate(scenario)})
+        scenario = scenario.override(
+            {"optimizer.learning_rate": suggested_learning_rate(scenario, scenario.steps_total)}
+        )
     if scenario.personal.kind != "none" and scenario.personal.learning_rate is None:
-        rate = suggested_learning_rate(personal_scenario(scenario))
+        rate = suggested_learning_rate(personal_scenario(scenario), scenario.personal.steps)
         scenario = scenario.override({"personal.learning_rate": rate})
     return scenario
 
 
 def settle_one_round(scenario: Scenario) -> Scenario:
-    """The scenario with `model.warm_start=auto` decided, and the noise of the statistics filled in.
+    """The scenario with `model.warm_start` and `model.trainable` decided, and the noise of the statistics filled in.
 
     They may cost `privacy.warm_start_share` of epsilon by themselves; where they are all of the run, what other side
     releases leave of it.
@@ -84,6 +85,8 @@ def settle_one_round(scenario: Scenario) -> Scenario:
         scenario = scenario.override({"model.warm_start": ""})
     elif model.warm_start == "auto":
         scenario = scenario.override({"model.warm_start": _automatic(scenario)})
+    if scenario.model.trainable == "auto":
+        scenario = scenario.override({"model.trainable": _trained(scenario)})
     kind = scenario.model.statistics
     if not kind:
         return scenario
@@ -122,19 +125,26 @@ def _automatic(scenario: Scenario) -> str:
     return kind
 
 
-def suggested_learning_rate(scenario: Scenario) -> float:
-    """A learning rate from public numbers alone, in units of the bound.
+def _trained(scenario: Scenario) -> str:
+    """`seasons` where a fitted one-round model leaves little to learn and noise costs by the parameter; else `skip`."""
+    fitted = scenario.model.statistics and scenario.task.kind == "forecast"
+    return "seasons" if fitted and scenario.privacy.enabled else "skip"
+
+
+def suggested_learning_rate(scenario: Scenario, steps: int) -> float:
+    """A learning rate for `steps` steps from public numbers alone, in units of the bound.
 
     The noise of a round's mean update has norm n = sigma sqrt(P) / (B sqrt(K)) in units of the bound (P parameters,
-    B expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. A fifth of that where
-    the model starts from released statistics, and less beyond 40 steps, by the root of their number: there is
-    little left to learn, and noise must not undo what there is. For Adam, whose steps do not scale with the
+    B expected batch, K clients), and steps must shrink as it grows: 0.08 / n, at most 0.12. Where the model starts
+    from released statistics there is little left to learn, and neither noise nor a long run must undo what there is:
+    0.015 / n, at most 0.01 for seasons or scale and 0.0225 else, and less beyond 20 and 40 steps; for seasons the way
+    that is gone stays the same, else what the noise adds up to. For Adam, whose steps do not scale with the
     gradient, a hundredth of it. Without privacy the batch gradient, not each row's, is clipped: 0.5 for the skip,
-    0.12 where a transformer learns. Found on EIA-930 at two noise levels; docs/results.md.
+    0.12 where a transformer learns. Found on EIA-930, ETT, SGSC and synthetic series; docs/studies/what-to-train.md.
     """
     adam = 0.01 if scenario.optimizer.name in ("adam", "adamw", "lamb") else 1.0
     if not scenario.privacy.enabled:
-        return adam * (0.5 if scenario.model.trainable == "skip" else 0.12)
+        return adam * (0.5 if scenario.model.trainable in GAUSSIAN_GROUPS else 0.12)
     people, privacy = roster(scenario), scenario.privacy
     clients = scenario.federation.clients_per_round or len(people.names)
     sampler = RandomPhaseTiling(scenario.task.window, privacy.sampling_prob)
@@ -145,8 +155,12 @@ def suggested_learning_rate(scenario: Scenario) -> float:
     sigma = privacy.noise_multiplier or 0.0
     parameters = LocalWorker(scenario.override({"optimizer.learning_rate": 1.0})).num_parameters
     noise = sigma * np.sqrt(parameters) / (np.mean(batches) * np.sqrt(clients))
-    most = 0.0225 if scenario.model.statistics else 0.12
-    rate = min(most, most / 1.5 / noise) if noise > 0 else most
-    if scenario.model.statistics:  # what noise adds up to grows with the root of the steps
-        rate *= min(1.0, np.sqrt(_WARM_STEPS / max(scenario.steps_total, 1)))
+    if scenario.model.trainable in ("seasons", "scale") and scenario.model.statistics:
+        fewer = min(1.0, 20 / max(steps, 1))
+        rate = min(0.01 * fewer, 0.015 / noise * np.sqrt(fewer)) if noise > 0 else 0.01 * fewer
+    else:
+        most = 0.0225 if scenario.model.statistics else 0.12
+        rate = min(most, most / 1.5 / noise) if noise > 0 else most
+        if scenario.model.statistics:  # what noise adds up to grows with the root of the steps
+            rate *= min(1.0, np.sqrt(40 / max(steps, 1)))
     return float(f"{adam * rate:.3g}")

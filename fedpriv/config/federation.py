@@ -88,7 +88,7 @@ class PersonalConfig(Section):
         "none",
         description="local: without noise, for the client's own use only; private: private steps, charged with the run",
     )
-    parameters: Literal["same", "all", "skip", "transformer", "modulation", "bias", "scale"] = Field(
+    parameters: Literal["same", "all", "skip", "seasons", "transformer", "modulation", "bias", "scale"] = Field(
         "same", description="which are fine-tuned: same: those of model.trainable; scale: the spread alone"
     )
     steps: int = Field(30, ge=1, le=100_000, description="fine-tuning steps of each client, after the last round")

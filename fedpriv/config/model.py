@@ -43,8 +43,11 @@ class ModelConfig(Section):
     beta_max: float = Field(1.5, gt=0, description="dp-aware: bound on each shift")
     alpha_max: float = Field(1.0, gt=0, description="dp-aware: bound on each gate")
     bound_operator: Literal["tanh", "soft", "hard", "ste"] = "tanh"
-    trainable: Literal["all", "skip", "transformer", "modulation", "bias", "scale", "lora"] = Field(
-        "skip", description="which parameters are trained (privately) and sent; the rest keep their start values"
+    trainable: Literal["auto", "all", "skip", "seasons", "scale", "transformer", "modulation", "bias", "lora"] = Field(
+        "auto",
+        description="which parameters are trained (privately) and sent; the rest keep their start values. skip: the "
+        "Gaussian part; seasons: its weights of earlier days and spread; scale: its spread; auto: seasons in private "
+        "forecasts with a fitted warm start, else skip",
     )
     lora_rank: int = Field(4, ge=1, le=256, description="lora: rank of the adapters of attention and MLP")
     ema: float = Field(

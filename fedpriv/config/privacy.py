@@ -69,7 +69,7 @@ class PrivacyConfig(Section):
         "claimed (use sampling_prob=1)",
     )
     warm_start_share: float = Field(
-        0.9, gt=0, lt=1, description="share of epsilon that the statistics of a warm start may cost by themselves"
+        0.98, gt=0, lt=1, description="share of epsilon that the statistics of a warm start may cost by themselves"
     )
     warm_start_noise: MaybeFloat = Field(
         None,

@@ -40,7 +40,7 @@ from fedpriv.config import DiffusionConfig, Scenario
 from fedpriv.examples import Examples
 from fedpriv.models.dit import TimeSeriesDiT
 from fedpriv.models.estimator import Estimator, Guidance
-from fedpriv.models.parameters import add_adapters, linear, load_weights, set_trainable
+from fedpriv.models.parameters import GAUSSIAN_GROUPS, add_adapters, linear, load_weights, set_trainable
 from fedpriv.models.reference import Reference
 from fedpriv.schedule import Schedule, make_schedule
 
@@ -255,7 +255,7 @@ def build_denoiser(
     )
     if scenario.model.warm_start_file:
         load_weights(model, Path(scenario.model.warm_start_file))
-    elif scenario.model.trainable == "skip":
+    elif scenario.model.trainable in GAUSSIAN_GROUPS:
         model.run_transformer = False  # its output layer is zero and stays zero
     if scenario.model.trainable == "lora":
         add_adapters(model, scenario.model.lora_rank, generator)

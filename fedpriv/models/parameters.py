@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from fedpriv.errors import InputError
 
+GAUSSIAN_GROUPS = frozenset({"auto", "skip", "seasons", "scale"})
+"""Values of `model.trainable` that leave the transformer as it starts: without weights of its own it adds nothing."""
 REFERENCE = "reference."
 """What the name of a one-round model's state begins with in a file of weights; its kind follows."""
 
@@ -41,10 +43,11 @@ def is_conditioning(name: str) -> bool:
 def set_trainable(model: nn.Module, which: str) -> None:
     """Freezes every parameter except the chosen group of a `Denoiser`.
 
-    Groups: `all`; `skip` (linear skip and log scale); `transformer` (everything but these); `modulation` (the
-    projections from the condition to scale, shift and gate, and the zero-initialised output layer without which they
-    would get no gradient); `bias` (every additive bias, the skip's too); `scale` (log scale); `lora` (the adapters of
-    `add_adapters`, which must be there, and the output layer).
+    Groups: `all`; `skip` (linear skip and log scale; also `auto`, if nothing has decided it); `seasons` (log scale and
+    the skip's weights of earlier days: `skip` without its map of single lags); `scale` (log scale); `transformer`
+    (everything but the skip); `modulation` (the projections from the condition to scale, shift and gate, and the
+    zero-initialised output layer without which they would get no gradient); `bias` (every additive bias, the skip's
+    too); `lora` (the adapters of `add_adapters`, which must be there, and the output layer).
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_in_group(name, which))
@@ -55,10 +58,12 @@ def _in_group(name: str, which: str) -> bool:
     return {
         "all": True,
         "skip": not inside,
+        "auto": not inside,
         "transformer": inside,
         "modulation": ".modulation." in name or name.startswith("transformer.output."),
         "bias": name.endswith(".bias"),
         "scale": name.startswith("log_scale."),
+        "seasons": name.startswith(("log_scale.", "skip.seasons.")),
         "lora": ADAPTER in name or name.startswith("transformer.output."),
     }[which]
 
