@@ -355,7 +355,7 @@ def _examples(scenario: Scenario, folder: RunFolder) -> ForecastExamples:
     assert found is not None, "a run that has a model has a checkpoint"
     worker = LocalWorker.for_scenario(scenario)
     names = list(roster(scenario).names)[:_PICTURED]
-    samples = max(scenario.evaluation.samples, 40)
+    samples = max(scenario.evaluation.samples, 200)  # draws of one window err together: a smooth band takes many
     model, reference = found[1]["model"], found[1].get("reference")
     parts = [worker.forecasts(name, model, count=_PICTURES, samples=samples, reference=reference) for name in names]
     skipped = scenario.task.context if scenario.task.kind == "forecast" else 0
