@@ -55,12 +55,8 @@ class GaussianModel:
 
     def moments(self, examples: Examples) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every entry, each [B, L, C] float64 in normalised units; 0 spread if given."""
-        point, stddev, _ = self._conditionals(examples, factors=False)
+        point, stddev, _ = self.joint_moments(examples)
         return point, stddev
-
-    def joint_moments(self, examples: Examples) -> tuple[Tensor, Tensor, Coherence]:
-        """The `moments`, and how the entries that are not given go together."""
-        return self._conditionals(examples, factors=True)
 
     def forecast(self, examples: Examples) -> JointBand:
         """The exact conditional of all entries that are not given, given those that are; one Cholesky per mask."""
@@ -72,8 +68,8 @@ class GaussianModel:
             coherence=coherence,
         )
 
-    def _conditionals(self, examples: Examples, *, factors: bool) -> tuple[Tensor, Tensor, Coherence]:
-        """[B, L, C] mean and standard deviation, normalised; and how hidden entries go together, if `factors`."""
+    def joint_moments(self, examples: Examples) -> tuple[Tensor, Tensor, Coherence]:
+        """The `moments`, and how the entries that are not given go together."""
         rows, length, channels = examples.values.shape
         if length != len(self.mean):
             raise InputError(f"windows of {length} steps do not fit a model of {len(self.mean)}; nothing was computed.")
@@ -85,11 +81,10 @@ class GaussianModel:
             hidden = torch.nonzero(~mask)[:, 0]
             if not len(hidden):
                 continue
-            mean, covariance = self.conditional(values[series], mask)
+            mean, factor = self._conditional_factor(values[series], mask)
             point[series[:, None], hidden] = mean
-            stddev[series[:, None], hidden] = covariance.diagonal().clamp(min=0.0).sqrt()
-            if factors:
-                groups.append((series, hidden, correlation_factor(_factor(covariance))))
+            stddev[series[:, None], hidden] = factor.norm(dim=1)
+            groups.append((series, hidden, correlation_factor(factor)))
 
         def shaped(flat: Tensor) -> Tensor:
             return flat.reshape(rows, channels, length).transpose(1, 2)
@@ -103,14 +98,24 @@ class GaussianModel:
             values: [n, L] float64; read where given.
             given: [L] bool.
         """
+        mean, factor = self._conditional_factor(values, given)
+        return mean, factor @ factor.T
+
+    def _conditional_factor(self, values: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [n, h] and Cholesky factor [h, h] of the conditional.
+
+        Of a factorised covariance [[A, 0], [B, D]] with the given steps first, D is the conditional's own factor, and
+        the mean is B A^-1 times what was read: one factorisation for all.
+        """
         seen, hidden = torch.nonzero(given)[:, 0], torch.nonzero(~given)[:, 0]
-        prior = self.covariance[hidden[:, None], hidden]
-        if not len(seen):
-            return self.mean[hidden].expand(len(values), -1), prior
-        factor = _factor(self.covariance[seen[:, None], seen])
-        gain = torch.cholesky_solve(self.covariance[seen[:, None], hidden], factor)  # [g, h]
-        mean = self.mean[hidden] + (values[:, seen] - self.mean[seen]) @ gain
-        return mean, prior - self.covariance[hidden[:, None], seen] @ gain
+        order = torch.cat([seen, hidden])
+        factor = _factor(self.covariance[order[:, None], order])
+        split = len(seen)
+        whitened = torch.linalg.solve_triangular(
+            factor[:split, :split], (values[:, seen] - self.mean[seen]).T, upper=False
+        )
+        mean = self.mean[hidden] + (factor[split:, :split] @ whitened).T
+        return mean, factor[split:, split:]
 
 
 @dataclass(frozen=True)
