@@ -82,17 +82,17 @@ def work(path: Path, log: Path, point: str, countdown: int, rng: random.Random) 
     store = ledger._store  # pyright: ignore[reportPrivateUsage]
     store._db = Faulty(store._db, point, countdown)  # pyright: ignore
     if point in ("before-mark", "after-mark"):
-        real, left = ledger_store._write_mark, [countdown]  # pyright: ignore[reportPrivateUsage]
+        real, left = ledger_store.write_mark, [countdown]  # pyright: ignore[reportPrivateUsage]
 
-        def marked(where: Path, head: tuple[int, str]) -> None:
+        def marked(where: Path, head: tuple[int, str], **options: bool) -> None:
             left[0] -= 1
             if left[0] == 0 and point == "before-mark":
                 die()
-            real(where, head)
+            real(where, head, **options)
             if left[0] == 0:
                 die()
 
-        ledger_store._write_mark = marked  # pyright: ignore[reportPrivateUsage]
+        ledger_store.write_mark = marked  # pyright: ignore[reportPrivateUsage]
     ledger.enrol(contract())
     out = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     last = max((r["round"] for r in ledger.rows() if r["kind"] == "reserve"), default=0)

@@ -186,6 +186,8 @@ def fit_of(scenario: Scenario, content: Mapping[str, object], ledger: Ledger) ->
     total = ledger.committed()
     if same and not joined:
         total = ledger.epsilon_of_all([*known, contract, *worker.commitments.side_contracts(_PLANNED)])
+    if not why and ledger.closed and not joined:
+        why = "the ledger was restored after a loss, so its whole budget counts as spent."
     if not why and total > allowed:
         left = max(0.0, allowed - ledger.committed())
         why = f"all runs together would cost epsilon {total:.4g}, the budget is {allowed:g}, and {left:.4g} is left."

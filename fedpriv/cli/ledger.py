@@ -1,4 +1,4 @@
-"""ledger show | verify | export | label | keygen: what has been spent and promised; no ledger is changed."""
+"""ledger show | verify | export | label | keygen: what has been spent and promised; restore: after a loss."""
 
 from __future__ import annotations
 
@@ -98,6 +98,59 @@ def export(path: Where, as_json: Json = False) -> None:
             typer.echo(ledger.export(), nl=False)
     if as_json:
         state.emit({"ledgers": {str(file): _rows(file) for file in files}})
+
+
+@app.command("restore")
+def restore(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Where the ledger belongs (.sqlite), or the node's file (.toml).")
+    ],
+    copies: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="COPY...", help="Every copy (.sqlite) and export (.jsonl) of it that is left."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is written into the ledger.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Take a lost, damaged or outdated ledger up again. Nothing that was spent is forgotten.
+
+    Everything still open counts as spent. If rows of contracts may be missing, the whole budget does, and the ledger
+    enrols nothing more. Stop the node first.
+
+    \b
+    Examples:
+      fedpriv ledger restore /var/lib/fedpriv/north/node.toml --reason "power cut; the mark was lost"
+      fedpriv ledger restore /var/lib/fedpriv/a.sqlite backup/a.sqlite later.jsonl --reason "disk replaced"
+    """
+    from dataclasses import asdict
+
+    from fedpriv.cli.text import table
+    from fedpriv.privacy.ledger_restore import restore as restored
+    from fedpriv.reports.atomic import plain
+    from fedpriv.reports.tables import at_most, number
+
+    dataset: str | None = None
+    if path.suffix == ".toml" and path.is_file():
+        from clients.node import operator_file
+
+        content = operator_file(path)
+        path, dataset = Path(str(content["ledger"])), str(content["dataset"])
+    found = restored(path, *(copies or []), reason=reason, dataset=dataset)
+    summary = _summary(path)
+    if as_json:
+        state.emit(cast("dict[str, Any]", plain({**asdict(found), **summary})))
+        return
+    charged = ", ".join(f"{tokens} of run {run}" for run, tokens in found.charged.items()) or "nothing was open"
+    rows = [
+        ("ledger", str(path)),
+        ("rows known", str(found.rows)),
+        ("charged", charged),
+        ("committed", f"{at_most(summary['committed'])} of {number(summary['budget_epsilon'])}"),
+        ("new runs", f"refused for good: {found.why}" if found.closed else f"allowed: {found.why}"),
+    ]
+    if found.aside is not None:
+        rows.append(("damaged file", str(found.aside)))
+    state.say(table(("", "restored"), rows))
 
 
 @app.command("keygen")

@@ -86,13 +86,21 @@ def build_label(
     mechanism: dict[str, dict[str, Any]] = {}
     bindings = set[tuple[str, str, float, str]]()
     accounts: dict[Account, int | None] = {}
+    closed: list[str] = []
     for name, path in ledgers.items():
         if not Path(path).exists():
             continue
         with Ledger.open(path, readonly=True) as ledger:
             account = Account(tuple(ledger.contracts()), tuple(ledger.filters()))
-            if not account.main:
+            if ledger.closed:
+                closed.append(name)
+            if not account.main and not ledger.closed:
                 continue
+            if not account.main:
+                raise InputError(
+                    f"the ledger of {name} was restored without any contract, so what was spent with its readings "
+                    "cannot be stated; no label was written."
+                )
             bindings.add((ledger.unit, ledger.relation.value, ledger.delta, ledger.mode))
             committed[name], nominal[name] = finite(ledger.committed()), finite(ledger.nominal())
         last = account.main[-1]
@@ -111,10 +119,20 @@ def build_label(
     if unit in both[_key(relation)] and both[_key(relation)][unit] is None:
         # a filter says nothing about other units, but it does about its own
         both[_key(relation)][unit] = _largest(committed)
+    if closed:  # what the missing contracts cost in other units is not known
+        for ladder in both.values():
+            ladder.update(dict.fromkeys(ladder))
+        both[_key(relation)][unit] = _largest(committed)
+    statement = _statement(
+        scenario, accounts, binding, both, mechanism, seeded=mode == "simulation" if seeded is None else seeded
+    )
+    if closed:
+        statement["assumptions"].append(
+            f"the ledger of {', '.join(closed)} was restored after a loss: contracts may be missing from it, and its "
+            "whole budget is claimed instead; nobody used a second copy"
+        )
     return {
-        **_statement(
-            scenario, accounts, binding, both, mechanism, seeded=mode == "simulation" if seeded is None else seeded
-        ),
+        **statement,
         "committed": committed,
         "nominal": nominal,
         "max_epsilon": _largest(committed),

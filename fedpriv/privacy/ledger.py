@@ -141,32 +141,6 @@ class Ledger(LedgerView):
             raise
         return ledger
 
-    @classmethod
-    def restore(cls, path: str | Path, *, dataset: str, reason: str) -> Self:
-        """Takes up a ledger again whose high-water mark is lost or ahead, by charging everything still open.
-
-        An act of the operator, not of the client: rows may be missing, so all remaining tokens of every contract
-        count as spent from here on. Contracts that are missing altogether cannot be recovered this way.
-
-        Raises:
-            LedgerError: the file itself is damaged or of another data set.
-        """
-        ledger = cls(Store.open(Path(path), check_mark=False))
-        if ledger.dataset != dataset:
-            ledger.close()
-            raise LedgerError(f"the ledger {path} belongs to another data set; nothing was changed.")
-        with ledger._store.transaction():
-            for contract in ledger.agreements():
-                spent = ledger.spent_tokens(contract.run_id)
-                ledger._store.append(
-                    "restore",
-                    run_id=contract.run_id,
-                    tokens=contract.tokens - spent,
-                    spent=contract.tokens,
-                    body={"reason": reason},
-                )
-        return ledger
-
     # ---- contracts ----------------------------------------------------------------------------
 
     def enrol(self, contract: AnyContract, *more: AnyContract, cap: float | None = None) -> None:
@@ -190,7 +164,7 @@ class Ledger(LedgerView):
                     "nothing was enrolled."
                 )
         refusal: BudgetExceeded | None = None
-        with self._store.transaction():
+        with self._store.transaction(sync_mark=True):
             known = {c.run_id: c for c in self.agreements()}
             fresh = [one for one in asked if known.get(one.run_id) != one]
             for one in fresh:
@@ -213,6 +187,11 @@ class Ledger(LedgerView):
         return {"unit": self.unit, "relation": self.relation.value, "delta": self.delta}
 
     def _excess(self, fresh: list[AnyContract], known: list[AnyContract], cap: float | None) -> BudgetExceeded | None:
+        if self.closed:
+            return BudgetExceeded(
+                f"the ledger {self.path} was restored after a loss, and contracts may be missing from it: its whole "
+                f"budget, epsilon {self.budget_epsilon:g}, counts as spent. Nothing was enrolled."
+            )
         where = f"at delta={self.delta:g} (unit: {self.unit}, {self.relation})"
         for one in fresh:
             if (own := self.epsilon_of_all([one])) > one.epsilon:

@@ -1,4 +1,4 @@
-"""The file under a ledger: one SQLite database with a hash chain of rows that nobody may change.
+"""What lies under a ledger: one SQLite database with a hash chain of rows that nobody may change.
 
 Durability: write-ahead log with synchronous = FULL, so a committed row survives a power cut; local disks only. A row
 carries the hash of the row before it. Beside the database lies a high-water mark (`NAME-mark`: last sequence number
@@ -14,43 +14,24 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from fedpriv.errors import LedgerError
+from fedpriv.privacy.ledger_file import (
+    APPLICATION_ID,
+    SCHEMA,
+    SCHEMA_VERSION,
+    connect,
+    guard,
+    mark_path,
+    read_mark,
+    sync_directory,
+    write_mark,
+)
 
-APPLICATION_ID = 0x66647076  # "fdpv"
-SCHEMA_VERSION = 1
-BUSY_SECONDS = 30.0
-_MARK_BYTES = 128
-
-# In Python, not in a .sql file: Flower's bundle carries no .sql.
-_SCHEMA = f"""
-CREATE TABLE chain (
-  seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, run_id TEXT, round INTEGER, tokens INTEGER NOT NULL CHECK (tokens >= 0),
-  spent INTEGER NOT NULL CHECK (spent >= 0), body TEXT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL UNIQUE
-) STRICT;
-CREATE UNIQUE INDEX one_reservation ON chain (run_id, round) WHERE kind = 'reserve';
-CREATE UNIQUE INDEX one_reply ON chain (run_id, round) WHERE kind = 'reply';
-CREATE UNIQUE INDEX one_refusal ON chain (run_id, round) WHERE kind = 'refused';
-CREATE UNIQUE INDEX one_contract ON chain (run_id) WHERE kind = 'contract';
-CREATE INDEX by_run ON chain (run_id, kind, seq);
-CREATE TRIGGER chain_no_update BEFORE UPDATE ON chain BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER chain_no_delete BEFORE DELETE ON chain BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER chain_in_order BEFORE INSERT ON chain
-  WHEN NEW.seq <> (SELECT coalesce(max(seq), 0) + 1 FROM chain)
-    OR NEW.prev <> coalesce((SELECT hash FROM chain ORDER BY seq DESC LIMIT 1), '')
-  BEGIN SELECT RAISE(ABORT, 'the row does not continue the chain'); END;
-CREATE TABLE outbox (
-  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, round INTEGER NOT NULL, seq INTEGER NOT NULL, reply BLOB NOT NULL
-) STRICT;
-CREATE INDEX outbox_by_run ON outbox (run_id, seq);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
 _TRIGGERS = {"chain_no_update", "chain_no_delete", "chain_in_order"}
 _COLUMNS = "seq, kind, run_id, round, tokens, spent, body, prev, hash"
 
@@ -111,28 +92,39 @@ class Store:
         """A new file with its genesis row, mode 0600; the name appears only when everything is in it.
 
         Raises:
-            LedgerError: the file exists already, or the directory cannot be written.
+            LedgerError: the file exists already, or the mark of a ledger that is gone, or the directory cannot be
+                written.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-        try:
-            with _guard(path, "was not created"):
-                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-                store = cls(path, _connect(temporary, readonly=False), readonly=False)
-                store._db.executescript(_SCHEMA)
-                with store.transaction(mark=False):
-                    store.append("genesis", body=body)
-                head = store.head()
-                store._db.close()
-                with open(temporary, "rb") as file:
-                    os.fsync(file.fileno())
-                os.link(temporary, path)  # fails if the name is taken, unlike a rename
-                _write_mark(path, head)
-                _sync_directory(path.parent)
-        except FileExistsError:
-            raise LedgerError(f"{path} exists already; a ledger is never overwritten. Nothing was created.") from None
-        finally:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{temporary}{suffix}").unlink(missing_ok=True)
+        mark = read_mark(path)
+        if not path.exists() and mark is not None and mark[0] > 1:
+            raise LedgerError(
+                f"a ledger of {mark[0]} rows stood at {path} before (its mark {mark_path(path)} is still there); put "
+                "it back or restore it. Nothing was created."
+            )
+        _make(path, lambda store: store.append("genesis", body=body))
+
+    @classmethod
+    def rebuild(cls, path: Path, fill: Callable[[Store], object]) -> Path | None:
+        """A new file in the place of one that is missing or damaged, filled by `fill` before its name appears.
+
+        Returns:
+            Where the damaged file was put; None where there was none.
+
+        Raises:
+            LedgerError: the directory cannot be written.
+        """
+        aside: list[Path] = []
+
+        def clear() -> None:
+            if path.exists():
+                number = next(n for n in range(1, 10_000) if not path.with_name(f"{path.name}.damaged-{n}").exists())
+                aside.append(path.with_name(f"{path.name}.damaged-{number}"))
+                for suffix in ("", "-wal", "-shm"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(f"{path}{suffix}", f"{aside[0]}{suffix}")
+
+        _make(path, fill, before=clear)
+        return aside[0] if aside else None
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = False, check_mark: bool = True) -> Store:
@@ -148,8 +140,8 @@ class Store:
             )
         if not readonly and not path.stat().st_mode & stat.S_IWUSR:
             raise LedgerError(f"the ledger {path} is read-only, so nothing can be reserved; nothing was read.")
-        with _guard(path, "cannot be used"):
-            store = cls(path, _connect(path, readonly=readonly), readonly=readonly)
+        with guard(path, "cannot be used"):
+            store = cls(path, connect(path, readonly=readonly), readonly=readonly)
             try:
                 problems = store.problems(check_mark=check_mark)
                 if problems:
@@ -166,18 +158,19 @@ class Store:
     # ---- writing ------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self, *, durable: bool = True, mark: bool = True) -> Generator[None]:
+    def transaction(self, *, durable: bool = True, mark: bool = True, sync_mark: bool = False) -> Generator[None]:
         """Read, check and append as one step; on any error nothing is written.
 
         Args:
             durable: survives a power cut once it returns. Otherwise it survives the end of the process, and a power
                 cut may undo it up to the last durable step, never in part.
             mark: move the high-water mark; only after durable steps.
+            sync_mark: the mark, too, survives a power cut. For rows of contracts: `ledger_restore` relies on it.
 
         Raises:
             LedgerError: the file is locked, full, read-only or damaged.
         """
-        with _guard(self.path, "could not be written"):
+        with guard(self.path, "could not be written"):
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             try:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -192,7 +185,7 @@ class Store:
                 self._db.execute("PRAGMA synchronous = FULL")
             if durable and mark:
                 # After the commit, so that a crash in between leaves the mark behind the file and never ahead.
-                _write_mark(self.path, self.head())
+                write_mark(self.path, self.head(), sync=sync_mark)
 
     def append(
         self,
@@ -213,6 +206,10 @@ class Store:
         self._db.execute(f"INSERT INTO chain ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", _values(row))
         return row
 
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Adds rows of a copy as they stand, inside a transaction; they must continue the chain."""
+        self._db.executemany(f"INSERT INTO chain ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", [_values(r) for r in rows])
+
     def put_reply(self, row: Row, reply: bytes, *, keep: int) -> None:
         """Stores the bytes of a reply; beyond `keep` of its run, in the place of the oldest one."""
         held = self._db.execute("SELECT id FROM outbox WHERE run_id = ? ORDER BY seq", (row.run_id,)).fetchall()
@@ -232,20 +229,20 @@ class Store:
 
     def rows(self, where: str = "1", *values: object) -> list[Row]:
         """Rows in order that satisfy an SQL condition."""
-        with _guard(self.path, "could not be read"):
+        with guard(self.path, "could not be read"):
             found = self._db.execute(f"SELECT {_COLUMNS} FROM chain WHERE {where} ORDER BY seq", values)
             return [Row(*r) for r in found]
 
     def last(self, where: str, *values: object) -> Row | None:
         """The newest row that satisfies an SQL condition."""
-        with _guard(self.path, "could not be read"):
+        with guard(self.path, "could not be read"):
             sql = f"SELECT {_COLUMNS} FROM chain WHERE {where} ORDER BY seq DESC LIMIT 1"
             found = self._db.execute(sql, values).fetchone()
         return Row(*found) if found else None
 
     def reply(self, run_id: str, round: int) -> bytes | None:
         """The stored bytes, if they are still kept."""
-        with _guard(self.path, "could not be read"):
+        with guard(self.path, "could not be read"):
             sql = "SELECT reply FROM outbox WHERE run_id = ? AND round = ?"
             found = self._db.execute(sql, (run_id, round)).fetchone()
         return bytes(found[0]) if found else None
@@ -265,7 +262,7 @@ class Store:
         found = {r[0] for r in self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")}
         missing = sorted(_TRIGGERS - found)
         problems = [f"the append-only triggers {missing} are missing"] if missing else []
-        problems += _chain_problems([Row(*r) for r in self._db.execute(f"SELECT {_COLUMNS} FROM chain ORDER BY seq")])
+        problems += chain_problems([Row(*r) for r in self._db.execute(f"SELECT {_COLUMNS} FROM chain ORDER BY seq")])
         for run_id, round, seq, reply in self._db.execute("SELECT run_id, round, seq, reply FROM outbox"):
             row = self.last("seq = ? AND kind = 'reply' AND run_id = ? AND round = ?", seq, run_id, round)
             if row is None or row.content.get("sha256") != hashlib.sha256(reply).hexdigest():
@@ -275,7 +272,7 @@ class Store:
         return problems
 
     def _mark_problems(self) -> list[str]:
-        mark, (seq, _) = _read_mark(self.path), self.head()
+        mark, (seq, _) = read_mark(self.path), self.head()
         if mark is None:
             lost = "its high-water mark is missing or unreadable, so rows may be missing"
             return [lost] if seq > 1 else []  # a ledger that holds nothing yet has nothing to lose
@@ -285,7 +282,8 @@ class Store:
         return []
 
 
-def _chain_problems(rows: list[Row]) -> list[str]:
+def chain_problems(rows: Sequence[Row]) -> list[str]:
+    """What is wrong with a chain, in words: links, hashes, and tokens that do not add up."""
     problems: list[str] = []
     prev, spent, granted = "", dict[str, int](), dict[str, int]()
     if not rows or rows[0].kind != "genesis":
@@ -308,71 +306,27 @@ def _values(row: Row) -> tuple[Any, ...]:
     return (row.seq, row.kind, row.run_id, row.round, row.tokens, row.spent, row.body, row.prev, row.hash)
 
 
-def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
-    """An open connection with every safety setting, each verified where SQLite may silently decline."""
-    mode = "rw" if not readonly else "ro"
-    if readonly and not Path(f"{path}-wal").exists():
-        mode = "ro&immutable=1"  # works in folders that cannot be written, too
-    uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+def _make(path: Path, fill: Callable[[Store], object], *, before: Callable[[], None] = lambda: None) -> None:
+    """Writes a new file beside `path` and links it there when it is complete; `before` runs just before that."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
-        db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-        db.execute("PRAGMA trusted_schema = OFF")
-        if not readonly:
-            journal = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            db.execute("PRAGMA synchronous = FULL")
-            for pragma in ("fullfsync", "checkpoint_fullfsync", "foreign_keys", "recursive_triggers"):
-                db.execute(f"PRAGMA {pragma} = ON")
-            if journal != "wal" or db.execute("PRAGMA synchronous").fetchone()[0] != 2:
-                raise LedgerError(f"{path}: this file system refuses a durable write-ahead log; nothing was read.")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-@contextlib.contextmanager
-def _guard(path: Path, what: str) -> Generator[None]:
-    """SQLite's and the system's errors as one paragraph."""
-    try:
-        yield
+        with guard(path, "was not created"):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            db = connect(temporary, readonly=False)
+            store = Store(path, db, readonly=False)
+            db.executescript(SCHEMA)
+            with store.transaction(mark=False):
+                fill(store)
+            head = store.head()
+            store.close()
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            before()
+            os.link(temporary, path)  # fails if the name is taken, unlike a rename
+            write_mark(path, head, sync=True)
+            sync_directory(path.parent)
     except FileExistsError:
-        raise
-    except sqlite3.Error as error:
-        raise LedgerError(f"the ledger {path} {what} ({error}); the client stops and nothing was released.") from error
-    except OSError as error:
-        raise LedgerError(
-            f"the ledger {path} {what} ({error.strerror or type(error).__name__}); the client stops and nothing was "
-            "released."
-        ) from error
-
-
-def mark_path(path: Path) -> Path:
-    """Where the high-water mark of a ledger lies."""
-    return path.with_name(f"{path.name}-mark")
-
-
-def _write_mark(path: Path, head: tuple[int, str]) -> None:
-    # One short write in place: whole or not at all on any page cache. Not synced, since an older mark is harmless.
-    text = json.dumps({"seq": head[0], "hash": head[1]}).ljust(_MARK_BYTES - 1) + "\n"
-    file = os.open(mark_path(path), os.O_CREAT | os.O_WRONLY, 0o600)
-    try:
-        os.pwrite(file, text.encode(), 0)
+        raise LedgerError(f"{path} exists already; a ledger is never overwritten. Nothing was created.") from None
     finally:
-        os.close(file)
-
-
-def _read_mark(path: Path) -> tuple[int, str] | None:
-    try:
-        mark = json.loads(mark_path(path).read_text())
-        return int(mark["seq"]), str(mark["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _sync_directory(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{temporary}{suffix}").unlink(missing_ok=True)

@@ -108,6 +108,11 @@ class LedgerView:
         row = self._store.last("run_id = ? AND kind IN ('reserve', 'restore')", run_id)
         return row.spent if row is not None else 0
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was restored with rows missing (`ledger_restore`): the whole budget is then the claim."""
+        return any(row.content["closed"] for row in self._store.rows("kind = 'restore' AND run_id IS NULL"))
+
     # ---- freshness ----------------------------------------------------------------------------
 
     def head(self) -> tuple[int, str]:
@@ -133,11 +138,14 @@ class LedgerView:
     # ---- reading ------------------------------------------------------------------------------
 
     def committed(self) -> float:
-        """Epsilon of all contracts in full: the claim."""
-        return self.epsilon_of_all(self.agreements())
+        """Epsilon of all contracts in full: the claim. Of a closed ledger the whole budget, which bounds them."""
+        known = self.epsilon_of_all(self.agreements())
+        return max(known, self.budget_epsilon) if self.closed else known
 
     def nominal(self) -> float:
         """Epsilon of the steps paid for so far: a progress bar, valid as a claim only for data-independent stopping."""
+        if self.closed:
+            return self.committed()
         spent = [part for c in self.contracts() for part in self._spent_parts(c)]
         return self._epsilon(spent, [(f, self.spent_tokens(f.run_id)) for f in self.filters()])
 

@@ -14,6 +14,7 @@ from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.events import ScheduledDpEvent, encode_event
 from fedpriv.privacy.hardened import GRID, HardenedMechanism, discrete_event
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.ledger_restore import restore
 from fedpriv.privacy.mechanism import Mechanism
 from fedpriv.privacy.recipe import Recipe, make_rules
 from fedpriv.privacy.renyi_contract import RenyiContract
@@ -210,7 +211,9 @@ def test_a_restored_filter_counts_as_spent_and_is_audited_by_what_was_run(book):
     ledger = asked(book(filtered()))
     path = ledger.path
     ledger.close()
-    with Ledger.restore(path, dataset="d", reason="a test") as again:
+    copy = path.rename(path.with_name("copy"))
+    assert not restore(path, copy, dataset="d", reason="a test").closed
+    with Ledger.open(path, dataset="d") as again:
         found = audited(again)
         assert found.passed and found.numbers["epsilon"] == again.nominal() > found.numbers["recorded_cost"], found
 

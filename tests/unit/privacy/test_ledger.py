@@ -23,6 +23,7 @@ from fedpriv.privacy.dominance import dominates
 from fedpriv.privacy.events import decode_event, encode_event
 from fedpriv.privacy.laws import binomial_law, event_of_law
 from fedpriv.privacy.ledger import KEPT_REPLIES, Ledger, verify_file
+from fedpriv.privacy.ledger_restore import restore
 from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import event_unit
 
@@ -424,13 +425,14 @@ def test_an_older_copy_is_refused(ledger: Ledger, path: Path):
     with pytest.raises(LedgerError, match="older copy"):
         Ledger.open(path, dataset="meters-1")
     # The whole folder put back, mark included: only the server's memory of the head tells.
-    ledger_store._write_mark(path, (3, json.loads(ledger_store.mark_path(path).read_text())["hash"]))
+    ledger_store.write_mark(path, (3, json.loads(ledger_store.mark_path(path).read_text())["hash"]))
     with pytest.raises(LedgerError):
         Ledger.open(path, dataset="meters-1")
     ledger_store.mark_path(path).unlink()
     with pytest.raises(LedgerError, match="high-water mark is missing"):
         Ledger.open(path, dataset="meters-1")
-    with Ledger.restore(path, dataset="meters-1", reason="restored from backup") as restored:
+    restore(path, dataset="meters-1", reason="restored from backup")
+    with Ledger.open(path, dataset="meters-1") as restored:
         with pytest.raises(LedgerError, match="older copy was put back"):
             restored.check_descends(head)
         with pytest.raises(BudgetExceeded):  # everything that was left counts as spent
