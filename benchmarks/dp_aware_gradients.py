@@ -33,6 +33,8 @@ ARMS = {
     "modulation only": {"model.bounded": "modulation"},
     "too tight": {"model.tightness": "too-tight"},
 }
+BOUND = 1.0  # privacy.bound of the scenario
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)))
 NOISE = {"privacy.noise_multiplier": 0.1, "privacy.epsilon": 1e6, "privacy.accountant": "rdp"}
 
 
@@ -65,7 +67,7 @@ def norms_of(arm: str, seed: int) -> list[NDArray[np.float64]]:
     return engine.norms
 
 
-def summary(norms: list[NDArray[np.float64]], bound: float = 1.0) -> dict[str, float]:
+def summary(norms: list[NDArray[np.float64]], bound: float = BOUND) -> dict[str, float]:
     """Table 2 and table 3 of the paper: pooled over all steps and windows."""
     both = np.concatenate(norms)
     total = np.hypot(both[:, 0], both[:, 1])
@@ -90,22 +92,26 @@ def draw(pooled: dict[str, list[NDArray[np.float64]]], path: Path, *, seeds: int
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    for arm, norms in pooled.items():
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    for (arm, norms), style in zip(pooled.items(), STYLES, strict=False):
         both = np.concatenate(norms)
         for axis, column in zip(axes[:2], (0, 1), strict=True):
             x = np.sort(both[:, column])
-            axis.plot(x, 1.0 - np.arange(len(x)) / len(x), label=arm)
+            axis.plot(x, 1.0 - np.arange(len(x)) / len(x), linestyle=style, label=arm)
         steps = len(norms) // seeds
         high = [
             np.percentile(np.concatenate([np.hypot(*n.T) for n in norms[step::steps]]), 99) for step in range(steps)
         ]
-        axes[2].plot(high, label=arm)
+        axes[2].plot(high, linestyle=style, label=arm, linewidth=1)
     for axis, title in zip(axes[:2], ("conditioning parameters", "all other parameters"), strict=True):
-        axis.set(xscale="log", yscale="log", ylim=(1e-3, 1), xlabel="norm of a window's gradient", title=title)
+        axis.axvline(BOUND, color="0.6", linewidth=0.8)
+        axis.set(xscale="log", yscale="log", xlim=(0.1, 100), ylim=(1e-3, 1.1), title=title)
+        axis.set_xlabel("norm of a window's gradient (line: clipping bound)")
     axes[0].set_ylabel("share of windows beyond")
-    axes[2].set(yscale="log", xlabel="step", title="99 % quantile of the whole norm")
+    axes[2].set(xlabel="step", title="99 % quantile of the whole norm", ylim=(0, None))
     axes[0].legend(frameon=False)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
 

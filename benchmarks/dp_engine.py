@@ -195,15 +195,19 @@ def show(cell: Cell, row: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def add(row: dict[str, Any]) -> None:
-    """Puts a row into the stored results; an older figure of the same setting and engine is replaced."""
+    """Adds a row to the stored results; older figures of its setting and engines go, whatever code they are of.
+
+    Rows of one setting are kept apart: each has the load, the rounds and the yardstick of its own run.
+    """
     stored: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     stored["machine"] = machine()
-    same = next((r for r in stored["rows"] if _setting(r) == _setting(row) and r["code"] == row["code"]), None)
-    if same is None:
-        stored["rows"].append(row)
-    else:
-        for name, value in row.items():
-            same[name] = same.get(name, {}) | value if isinstance(value, dict) else value
+    kinds = [kind for kind in ("ratios", "peak_mb") if kind in row]
+    for old in stored["rows"]:
+        for kind in kinds:
+            if _setting(old) == _setting(row) and kind in old:
+                old[kind] = {name: value for name, value in old[kind].items() if name == BASE or name not in row[kind]}
+    stored["rows"] = [r for r in stored["rows"] if r.get("ratios") or set(r.get("peak_mb", {})) - {BASE}]
+    stored["rows"].append(row)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 

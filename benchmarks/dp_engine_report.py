@@ -10,7 +10,6 @@ from dp_engine_steps import BASE, ENGINES, WHOLE_BASE
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 KEPT = "freed memory kept"
-EARLIER = "earlier"  # rows of an earlier version; in the table, not in the figures
 SETTING = ("patch", "width", "batch", "draws", "threads", "microbatch", "allocator", "code", "load")
 COLOURS = {
     "ghost": "#1b6ca8",
@@ -37,7 +36,7 @@ def write(results: Path) -> None:
     lines += ["", "## Peak memory of a step above the resting process, MB", ""]
     lines += _table([r for r in rows if "peak_mb" in r], "peak_mb", (BASE,), lambda r: [f"{r['peak_mb'][BASE]:.0f}"])
     results.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    fresh = [r for r in rows if "ratios" in r and r["code"] != EARLIER and r["allocator"] == KEPT]
+    fresh = [r for r in rows if "ratios" in r and r["allocator"] == KEPT]
     draw(fresh)
     draw_grid([r for r in fresh if r["draws"] == 1 and r["microbatch"] == 0])
 

@@ -51,6 +51,7 @@ from fedpriv.seeding import PrivacyRng, stream
 BOUND, SIGMA, DENOMINATOR = 0.5, 1.3, 16.0
 STEPS, STEP = 40, 37  # the run, and the step looked at: late, where schedules have their least noise
 _SHARES = (0.5, 0.999, 1.001)  # of the bound: norms on both sides of a threshold
+_GAP = 5  # rows that a row of gaps joins
 _NOISE_STEPS = 8  # releases per silent batch whose noise is looked at
 _OPTIONS: Final[Mapping[str, dict[str, Any]]] = {"sparsify": {"final_rate": 0.5, "rise": 0.0}}
 
@@ -221,7 +222,9 @@ def _sensitivity(label: str, whole: WholeStep) -> list[CheckResult]:
     still = Silence()
     worst = {"one row": (0.0, ""), "a row replaced": (0.0, "")}
     broken: list[str] = []
-    bases = [whole.values(pick(rows, slice(0, size)), still) for size in range(6)]
+    bases = {
+        size: whole.values(pick(rows, slice(0, size)), still) for size in {*(whole.subject.sizes or range(6)), _GAP}
+    }
     adversaries = dict(whole.subject.adversaries)
     if whole.subject.of_norm is not None:
         for share in _SHARES:
@@ -251,9 +254,9 @@ def _sensitivity(label: str, whole: WholeStep) -> list[CheckResult]:
         top = max(share for share, _ in worst.values())
         found.append(CheckResult(f"{label}: the bound is reached", top > 0.9, f"at most {top:.6f} of it"))
     gap = null_row(pick(rows, slice(5, 6)))
-    with_gap, size = whole.values(join(pick(rows, slice(0, 5)), gap), still), whole.layout.size
-    share = _moved(bases[5], with_gap, scale) * sigma / 2
-    none = _moved(bases[5][:size], with_gap[:size], scale[:size]) == 0.0 and share <= 1
+    with_gap, size = whole.values(join(pick(rows, slice(0, _GAP)), gap), still), whole.layout.size
+    share = _moved(bases[_GAP], with_gap, scale) * sigma / 2
+    none = _moved(bases[_GAP][:size], with_gap[:size], scale[:size]) == 0.0 and share <= 1
     found.append(CheckResult(f"{label}: a row of gaps", none, "no gradient" if none else f"moved by {2 * share:.3g}"))
     detail = f"not finite: {'; '.join(broken[:3])}" if broken else "finite for every adversary"
     return [*found, CheckResult(f"{label}: finite", not broken, detail)]
