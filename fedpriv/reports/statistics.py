@@ -1,19 +1,7 @@
 """How sure a comparison is: paired differences with intervals, effect sizes, and who is left behind.
 
-Results are a table of errors (less is better) by rule, seed and client. Two things would come out differently next
-time: the random numbers (seeds) and the utilities that happen to take part (clients). They are crossed: every seed has
-every client, so seeds x clients numbers are *not* that many independent ones, and an interval that resamples them as if
-they were is too narrow. Here the difference of two rules is d[s, k] = mean + seed + client + rest, and
-
-* its standard error comes from the mean squares of the two-way table, (MS_seed + MS_client - MS_rest) / (S K), which is
-  unbiased for a new set of seeds *and* clients, with degrees of freedom by Satterthwaite. Three seeds are few, and
-  this says so by a wide interval;
-* its shape comes from a bootstrap that draws seeds and clients independently (Owen, The pigeonhole bootstrap, Annals of
-  Applied Statistics 1, 2007). Used alone that bootstrap counts the rest about three times (McCullagh 2000) and the
-  seeds only (S - 1) / S times, so its draws are rescaled to the standard error above, and by t / z (as in Hesterberg's
-  expanded percentiles). Percentile rather than BCa: the acceleration of BCa is a jackknife over three seeds: noise.
-
-The p-value is the t test with the same standard error. `significant` needs both it and the interval.
+Results are a table of errors (less is better) by rule, seed and client. Standard errors and intervals are made in
+`fedpriv.reports.chance`; the p-value is the t test with that standard error. `significant` needs both p and interval.
 """
 
 from __future__ import annotations
@@ -24,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from fedpriv.data.heterogeneity import gini
 from fedpriv.errors import InputError
+from fedpriv.reports.chance import Spread, interval, parts_error, split, two_way_error
 
 Array = NDArray[np.float64]
 Scale = Literal["ratio", "difference"]
@@ -44,6 +32,8 @@ class Trials:
         rules, seeds, clients: names of the axes.
         errors: [A, S, K] less is better, finite.
         metric: for texts.
+        parts: numbers of clients, adding up to K, where the same data were dealt out to clients in several ways; each
+            way counts the same, and none adds clients to those of another. Empty: one.
     """
 
     rules: tuple[str, ...]
@@ -51,9 +41,12 @@ class Trials:
     clients: tuple[str, ...]
     errors: Array
     metric: str = "error"
+    parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.rules), len(self.seeds), len(self.clients))
+        if self.parts and sum(self.parts) != shape[2]:
+            raise InputError(f"parts of {self.parts} clients are not {shape[2]} clients; nothing was compared.")
         if self.errors.shape != shape or not np.isfinite(self.errors).all() or 0 in shape:
             raise InputError(
                 f"a comparison needs a finite error of every rule, seed and client; the table is {self.errors.shape} "
@@ -89,10 +82,22 @@ class Trials:
         """[S, K] errors of one rule."""
         return self.errors[self.rules.index(rule)]
 
+    def means(self, scale: Scale = "ratio") -> Array:
+        """[A] mean error, every part counting the same: of logarithms for `ratio`."""
+        values = np.log(np.maximum(self.errors, 1e-300)) if scale == "ratio" else self.errors
+        return np.mean([part.mean(axis=(1, 2)) for part in split(values, self.parts)], axis=0)
+
     @property
     def by_client(self) -> Array:
-        """[A, K] means over seeds: clients are the independent blocks of rank tests, seeds are not."""
-        return self.errors.mean(axis=1)
+        """[A, N] means over seeds: clients are the independent blocks of rank tests, seeds are not.
+
+        Clients of several parts hold the same data, so they are no blocks of their own: means over parts by position
+        where these are of one size, else those of the first part.
+        """
+        found = [part.mean(axis=1) for part in split(self.errors, self.parts)]
+        if len({part.shape for part in found}) > 1:
+            return found[0]
+        return np.exp(np.mean(np.log(np.maximum(found, 1e-300)), axis=0)) if len(found) > 1 else found[0]
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,11 @@ def paired(
     level: float = LEVEL,
     draws: int = BOOTSTRAP,
     seed: int = 0,
+    spreads: tuple[Spread | None, Spread | None] = (None, None),
 ) -> Paired:
-    """Compares two rules over seeds and clients; see the module's text.
+    """Compares two rules over seeds and clients.
+
+    `spreads`, between seeds and between clients, take the place of the table's own: see `fedpriv.reports.pooling`.
 
     Ratios are the default, because clients' errors differ in size and a mean of differences would be a vote of the
     largest ones.
@@ -155,10 +163,10 @@ def paired(
     if scale == "ratio" and not (one.min() > 0 and two.min() > 0):
         raise InputError(f"errors of {a} or {b} are not positive, so they have no ratio; compare differences.")
     d = np.log(one / two) if scale == "ratio" else one - two
-    mean = float(d.mean())
-    error, freedom = two_way_error(d)
-    low, high = interval(d, error, freedom, level=level, draws=draws, seed=seed)
-    p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error > 0 else (1.0 if mean == 0 else 0.0)
+    parts = split(d, trials.parts)
+    mean = float(np.mean([part.mean() for part in parts]))
+    chance = parts_error(parts, spreads[0]) if len(parts) > 1 else two_way_error(d, *spreads)
+    low, high = interval(parts, chance.error, chance.freedom, level=level, draws=draws, seed=seed)
     by_client = d.mean(axis=0)
     return Paired(
         a=a,
@@ -168,57 +176,13 @@ def paired(
         mean=mean,
         low=low,
         high=high,
-        standard_error=error,
-        freedom=freedom,
-        p=p if np.isfinite(error) else float("nan"),
+        standard_error=chance.error,
+        freedom=chance.freedom,
+        p=chance.p(mean),
         d=standardised(by_client),
         cliff=cliffs_delta(one.mean(axis=0), two.mean(axis=0)),
         better=float((by_client < 0).mean()),
     )
-
-
-def two_way_error(d: Array) -> tuple[float, float]:
-    """Standard error of the mean of d [S, K] for new seeds and new clients, and its degrees of freedom.
-
-    With one seed (or client) only the other's variation is known; with one of both the error is NaN.
-    """
-    seeds, clients = d.shape
-    if seeds == 1 or clients == 1:
-        flat = d.ravel()
-        if len(flat) < 2:
-            return float("nan"), float("nan")
-        return float(flat.std(ddof=1) / np.sqrt(len(flat))), float(len(flat) - 1)
-    mean = d.mean()
-    rows, columns = d.mean(axis=1) - mean, d.mean(axis=0) - mean
-    rest = d - mean - rows[:, None] - columns[None]
-    ms_seed = clients * float((rows**2).sum()) / (seeds - 1)
-    ms_client = seeds * float((columns**2).sum()) / (clients - 1)
-    ms_rest = float((rest**2).sum()) / ((seeds - 1) * (clients - 1))
-    total = ms_seed + ms_client - ms_rest
-    both = (seeds - 1) * (clients - 1)
-    if total <= ms_rest:  # neither seeds nor clients vary more than the rest
-        return float(np.sqrt(ms_rest / d.size)), float(both)
-    freedom = total**2 / (ms_seed**2 / (seeds - 1) + ms_client**2 / (clients - 1) + ms_rest**2 / both)
-    return float(np.sqrt(total / d.size)), float(max(freedom, 1.0))
-
-
-def interval(d: Array, error: float, freedom: float, *, level: float, draws: int, seed: int) -> tuple[float, float]:
-    """Percentiles of the two-way bootstrap of the mean of d [S, K], scaled to `error` and to t with `freedom`."""
-    mean = float(d.mean())
-    if not np.isfinite(error):
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    seeds, clients = d.shape
-    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
-    columns = rng.multinomial(clients, np.full(clients, 1 / clients), draws) / clients
-    deviations = np.einsum("bs,sk,bk->b", rows, d - mean, columns, optimize=True)
-    spread = float(deviations.std())
-    if spread <= 1e-12 * max(abs(mean), 1e-300):
-        return mean, mean
-    tail = (1 - level) / 2
-    wide = float(stats.t.isf(tail, freedom) / stats.norm.isf(tail))
-    low, high = np.quantile(deviations, [tail, 1 - tail]) * (error / spread * wide)
-    return mean + float(low), mean + float(high)
 
 
 def standardised(differences: Array) -> float:

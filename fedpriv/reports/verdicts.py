@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
+from fedpriv.reports.chance import Spread
 from fedpriv.reports.ranks import RankTable, rank_table
 from fedpriv.reports.statistics import LEVEL, Paired, Scale, Trials, cliff_word, holm, paired
 
+Known = tuple[Spread | None, Spread | None]  # between seeds, between clients
+Spreads = Callable[[str, str], Known]
+_SAME = (0, b"", b"")
 Outcome = Literal["winner", "tie", "no-evidence", "cannot-tell"]
 
 
@@ -60,15 +64,19 @@ def verdict(
     seed: int = 0,
     thing: str = "rule",
     clients: str = "",
+    spreads: Spreads | None = None,
 ) -> Verdict:
     """Compares all pairs of rules, adjusts for their number, and says what follows.
 
     `thing` and `clients` are for the text: what a rule is called there, and what the clients are (`8 + 6 clients`).
 
+    `spreads`: of a pair of rules, between seeds and between clients, where these are known better than from the table.
+
     All pairs count, not only those with the best rule: the best is picked from the same data, and testing
     it as if it had been named before would find winners among equals.
     """
-    return verdicts({"": trials}, scale=scale, level=level, seed=seed, thing=thing, clients=clients)[""]
+    pooled = None if spreads is None else (lambda _, a, b: spreads(a, b))
+    return verdicts({"": trials}, scale=scale, level=level, seed=seed, thing=thing, clients=clients, pooled=pooled)[""]
 
 
 def verdicts(
@@ -79,18 +87,28 @@ def verdicts(
     seed: int = 0,
     thing: str = "rule",
     clients: str = "",
+    pooled: Callable[[str, str, str], Known] | None = None,
 ) -> dict[str, Verdict]:
     """A verdict for each table (a partition at an epsilon, say), adjusted for all pairs of all of them together.
 
+    `pooled`: (table, rule, rule) -> spreads, what the tables say together about chance (`fedpriv.reports.pooling`).
+
     Who looks at twelve tables and reads the one with a winner has made twelve times as many comparisons.
     """
+    known = pooled or (lambda *_: (None, None))
     orders = {name: _by_error(trials, scale) for name, trials in tables.items()}
     pairs = {
-        name: tuple(paired(trials, a, b, scale=scale, level=level, seed=seed) for a, b in combinations(orders[name], 2))
+        name: tuple(
+            paired(trials, a, b, scale=scale, level=level, seed=seed, spreads=known(name, a, b))
+            for a, b in combinations(orders[name], 2)
+        )
         for name, trials in tables.items()
     }
-    values = holm([p.p for many in pairs.values() for p in many]).tolist()
-    adjusted = iter(values)
+    keys = [_comparison(tables[name], p) for name, many in pairs.items() for p in many]
+    asked = dict(zip(keys, (p.p for many in pairs.values() for p in many), strict=True))
+    asked.pop(_SAME, None)
+    by_key = dict(zip(asked, holm(list(asked.values())).tolist(), strict=True)) | {_SAME: 1.0}
+    adjusted = iter([by_key[key] for key in keys])
     return {
         name: _decided(
             trials,
@@ -98,12 +116,18 @@ def verdicts(
             pairs[name],
             tuple(next(adjusted) for _ in pairs[name]),
             level=level,
-            family=len(values),
+            family=len(asked),
             thing=thing,
             clients=clients,
         )
         for name, trials in tables.items()
     }
+
+
+def _comparison(trials: Trials, pair: Paired) -> tuple[int, bytes, bytes]:
+    """What a pair compares: two rules that gave the same numbers everywhere are one rule, and ask nothing new."""
+    one, two = (trials.of_rule(rule).tobytes() for rule in (pair.a, pair.b))
+    return _SAME if one == two else (id(trials), min(one, two), max(one, two))
 
 
 def _decided(
@@ -140,8 +164,7 @@ def _decided(
 
 def _by_error(trials: Trials, scale: Scale) -> list[str]:
     """Rules by mean error, least first, in the mean that the pairs are compared in."""
-    errors = np.log(np.maximum(trials.errors, 1e-300)) if scale == "ratio" else trials.errors
-    return [trials.rules[i] for i in np.argsort(errors.mean(axis=(1, 2)), kind="stable")]
+    return [trials.rules[i] for i in np.argsort(trials.means(scale), kind="stable")]
 
 
 def _text(

@@ -13,7 +13,8 @@ comparison.json, report.html, figures/   what follows from them
 Identical lines of a plan share a run: `results.parquet` has its rows once for each of them. An axis is a column of
 floats if all its labels are numbers (epsilon `inf`: without privacy; the word "inf" in JSON), else of strings. Rows
 stand in the order of the plan, so a sweep that was killed and resumed gives the same bytes. Besides the scores of every
-client there are its committed epsilons: model `ledger`, split `privacy`, metric `epsilon`.
+client there are its committed epsilons: model `ledger`, split `privacy`, metric `epsilon`. A client of which nothing
+was held out has one row: model `federated`, split `test`, metric `scored`, value 0.
 """
 
 from __future__ import annotations
@@ -153,6 +154,11 @@ class SweepFolder:
         for row in final:
             value = row["value"]
             yield {**fixed, **{k: str(row[k]) for k in COLUMNS[4:8]}, "value": math.nan if value is None else value}
+        scored, members = {row["client"] for row in final}, read_json(folder / "run.json").get("clients")
+        for client in members if isinstance(members, list) and final else ():
+            if client not in scored:  # it took part; without a row of its own nobody would know
+                named = {"client": str(client), "model": "federated", "split": "test", "metric": "scored"}
+                yield {**fixed, **named, "value": 0.0}
         committed = read_json(folder / "label.json").get("committed", {})
         if isinstance(committed, dict):
             for client, epsilon in committed.items():

@@ -82,11 +82,13 @@ def test_no_winner_among_equals(rules):
     assert_rate(told, len(outcomes), 0.0 if rules > 2 else 0.03, 0.07)
 
 
-def test_the_planted_winner_is_found():
+@pytest.mark.parametrize(("seeds", "least"), [(3, 30), (5, 54)])
+def test_the_planted_winner_is_found(seeds, least):
+    """Three seeds by themselves are few for six comparisons: the spread between them is known from two numbers."""
     rng = np.random.default_rng(17)
-    answers = [verdict(results(rng, rules=4, clients=10, gains=[0, -0.3, 0, 0.1])) for _ in range(60)]
+    answers = [verdict(results(rng, rules=4, seeds=seeds, clients=10, gains=[0, -0.3, 0, 0.1])) for _ in range(60)]
     assert all(a.best == "rule-1" for a in answers)
-    assert sum(a.outcome == "winner" for a in answers) >= 54
+    assert sum(a.outcome == "winner" for a in answers) >= least
     assert all("rule-1" in a.text for a in answers)
 
 

@@ -3,13 +3,14 @@
 A *cell* is one partition (or unit, task ...) at one epsilon: there all contenders were run with the same seeds on the
 same clients, so differences are paired. The overall answer averages log errors over cells first and then compares
 (partitions and epsilons were chosen, not drawn, so they are no source of chance), with seeds and clients as the sources
-of chance. Clients of different partitions are paired by position: where they are the same clients that keeps their
-dependence, where they are not it costs nothing.
+of chance. Where partitions deal the same data out to clients anew, no partition adds clients to another
+(`fedpriv.reports.chance`). What cells tell about the spread between seeds they tell together
+(`fedpriv.reports.pooling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedpriv.data.table import Frame
 from fedpriv.errors import InputError
 from fedpriv.reports.comparison.naming import is_reference
 from fedpriv.reports.comparison.sweep import FEDERATED, NAIVE, Sweep
+from fedpriv.reports.pooling import pool
 from fedpriv.reports.statistics import Fairness, Paired, Trials, fairness, paired
 from fedpriv.reports.verdicts import Verdict, verdict, verdicts
 
@@ -96,11 +98,7 @@ def analyse(sweep: Sweep) -> Analysis:
             f"{sweep.path} has no finished run with a {sweep.metric} of the model, so there is nothing to compare yet. "
             "Nothing was written."
         )
-    notes = [
-        f"{', '.join(names)}{f' ({where})' if where else ''}: nothing held out to score (no unbroken stretch of the "
-        "held-out part that fell to them is as long as a window), so not in any comparison."
-        for where, names in sweep.unscored.items()
-    ]
+    notes: list[str] = []
     tables: dict[Where, Trials] = {}
     for where, epsilon in _cells(sweep):
         chosen = model[(model["where"] == where) & _at(model, epsilon)]
@@ -111,17 +109,25 @@ def analyse(sweep: Sweep) -> Analysis:
     if not tables:
         raise InputError(f"{sweep.path} has no finite {sweep.metric} of the model to compare. Nothing was written.")
     several = {cell_name(*key): t for key, t in tables.items() if len(t.rules) > 1}
-    found = verdicts(several, thing=sweep.thing)
+    pooled = pool(several)
+    found = verdicts(several, thing=sweep.thing, pooled=pooled.of)
     cells = {
         key: Cell(*key, table, found.get(cell_name(*key)), against_baseline(frame, table, *key))
         for key, table in tables.items()
     }
     private = {key: table for key, table in tables.items() if key[1] is not None} or tables
-    overall_trials = over_all(private, notes)
+    overall_trials = over_all(private, notes, sweep.dealing)
     overall = None
     if overall_trials is not None and len(overall_trials.rules) > 1:
-        overall = verdict(overall_trials, thing=sweep.thing, clients=clients_words(private, overall_trials))
+        weights = _weights(private)
+        overall = verdict(
+            overall_trials,
+            thing=sweep.thing,
+            clients=clients_words(overall_trials),
+            spreads=lambda a, b: pooled.mean(weights, a, b),
+        )
     order = _order(overall_trials, tables)
+    notes = [*_twins(tables, sweep.thing), *notes]
     return Analysis(
         sweep=sweep,
         contenders=order,
@@ -135,12 +141,32 @@ def analyse(sweep: Sweep) -> Analysis:
     )
 
 
-def clients_words(tables: Mapping[Where, Trials], overall: Trials) -> str:
-    """`8 clients`; of partitions with other numbers of clients `8 + 6 clients`: none of them is counted as a repeat."""
-    counts = {where: len(table.clients) for (where, _), table in tables.items()}
-    if len(overall.clients) == sum(counts.values()) and len(counts) > 1:
-        return f"{' + '.join(map(str, counts.values()))} clients"
-    return f"{len(overall.clients)} client{'s' if len(overall.clients) > 1 else ''}"
+def _twins(tables: Mapping[Where, Trials], thing: str) -> list[str]:
+    """Contenders that gave the same numbers in every run are one under two names."""
+    by_numbers: dict[bytes, list[str]] = {}
+    first = next(iter(tables.values()))
+    for rule in first.rules:
+        if all(rule in table.rules for table in tables.values()):
+            numbers = b"".join(table.of_rule(rule).tobytes() for table in tables.values())
+            by_numbers.setdefault(numbers, []).append(rule)
+    return [
+        f"{' and '.join(names)} gave the very same numbers in every run: with these settings they are one {thing}, and "
+        "are counted as one."
+        for names in by_numbers.values()
+        if len(names) > 1
+    ]
+
+
+def _weights(tables: Mapping[Where, Trials]) -> dict[str, float]:
+    """How much each cell counts in the mean over all: every partition the same, and in it every epsilon."""
+    wheres = [where for where, _ in tables]
+    return {cell_name(*key): 1 / len(set(wheres)) / wheres.count(key[0]) for key in tables}
+
+
+def clients_words(trials: Trials) -> str:
+    """`8 clients`; of partitions with other numbers of clients `6 or 8 clients`: none of them adds to another's."""
+    counts = sorted(set(trials.parts)) or [len(trials.clients)]
+    return f"{' or '.join(map(str, counts))} client{'' if counts == [1] else 's'}"
 
 
 def option(cell: Cell) -> str:
@@ -158,7 +184,7 @@ def against_naive(found: Analysis, epsilon: float | None, rule: str) -> Paired |
         if key[1] == epsilon and rule in cell.trials.rules and naive is not None:
             both = np.stack([cell.trials.of_rule(rule), naive])
             tables[key] = Trials((rule, NAIVE), cell.trials.seeds, cell.trials.clients, both, cell.trials.metric)
-    overall = over_all(tables, []) if tables else None
+    overall = over_all(tables, [], found.sweep.dealing) if tables else None
     return None if overall is None else paired(overall, rule, NAIVE)
 
 
@@ -252,10 +278,16 @@ def baseline_errors(frame: Frame, table: Trials, where: str, model: str = NAIVE)
     return np.repeat(errors[None], len(table.seeds), axis=0)
 
 
-def over_all(tables: dict[Where, Trials], notes: list[str]) -> Trials | None:
+def over_all(tables: dict[Where, Trials], notes: list[str], dealing: Callable[[str], str]) -> Trials | None:
     """Geometric means over the cells: contenders that are in all of them, seeds that all have.
 
-    None if there are none, or without an error above 0.
+    Clients of several partitions are averaged one by one where they are the same clients, else they stand side by side
+    as parts. None if there are no common contenders or seeds, or without an error above 0.
+
+    Args:
+        tables: of the cells.
+        notes: takes what is left out.
+        dealing: where -> how the data were dealt out to clients.
     """
     all_rules = list(dict.fromkeys(rule for table in tables.values() for rule in table.rules))
     rules = [rule for rule in all_rules if all(rule in table.rules for table in tables.values())]
@@ -273,14 +305,18 @@ def over_all(tables: dict[Where, Trials], notes: list[str]) -> Trials | None:
         pick = np.ix_([table.rules.index(r) for r in rules], [table.seeds.index(s) for s in seeds])
         by_where.setdefault(where, []).append(np.log(table.errors[pick]))
     means = {where: np.mean(logs, axis=0) for where, logs in by_where.items()}  # [A, S, K]
-    if len({mean.shape for mean in means.values()}) == 1:
-        shared = set(names.values())
-        clients = shared.pop() if len(shared) == 1 else tuple(f"client {k + 1}" for k in range(len(shared.pop())))
-        errors = np.exp(np.mean(list(means.values()), axis=0))
-    else:
-        clients = tuple(f"{where} / {client}" for where, found in names.items() for client in found)
-        errors = np.exp(np.concatenate(list(means.values()), axis=2))
-    return Trials(tuple(rules), tuple(seeds), clients, errors, next(iter(tables.values())).metric)
+    dealings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for where, clients in names.items():
+        dealings.setdefault((dealing(where), clients), []).append(where)
+    metric = next(iter(tables.values())).metric
+    if len({len(wheres) for wheres in dealings.values()}) > 1:  # each place counts the same
+        dealings = {(where, names[where]): [where] for where in names}
+    parts = [np.mean([means[where] for where in wheres], axis=0) for wheres in dealings.values()]
+    if len(parts) == 1:
+        return Trials(tuple(rules), tuple(seeds), next(iter(names.values())), np.exp(parts[0]), metric)
+    clients = tuple(f"{' + '.join(wheres)} / {c}" for (_, found), wheres in dealings.items() for c in found)
+    counts = tuple(part.shape[2] for part in parts)
+    return Trials(tuple(rules), tuple(seeds), clients, np.exp(np.concatenate(parts, axis=2)), metric, counts)
 
 
 def _order(overall: Trials | None, tables: dict[Where, Trials]) -> tuple[str, ...]:
@@ -288,8 +324,7 @@ def _order(overall: Trials | None, tables: dict[Where, Trials]) -> tuple[str, ..
     every = list(dict.fromkeys(rule for table in tables.values() for rule in table.rules))
     if overall is None:
         return tuple(every)
-    means = np.log(overall.errors).mean(axis=(1, 2))
-    ranked = [overall.rules[i] for i in np.argsort(means, kind="stable")]
+    ranked = [overall.rules[i] for i in np.argsort(overall.means(), kind="stable")]
     return (*ranked, *(rule for rule in every if rule not in ranked))
 
 

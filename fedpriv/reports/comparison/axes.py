@@ -13,6 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.drawing import Palette
 
+MAX_LINES = 8  # contenders drawn in colour; the rest are thin and grey
+MAX_PANELS = 6
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from fedpriv.reports.cells import Cell, Grid, Head
+from fedpriv.reports.comparison.cells import Titled, change, span
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.comparison.shapley import Contribution
-from fedpriv.reports.comparison.tables import Titled, change, span
 from fedpriv.reports.tables import MODELS, number
 
 

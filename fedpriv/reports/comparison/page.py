@@ -11,19 +11,20 @@ from typing import Any
 from markupsafe import Markup
 
 from fedpriv.config import Scenario
-from fedpriv.reports.comparison import run_tables, tables
+from fedpriv.reports.comparison import client_tables, run_tables, tables
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.captions import captions
+from fedpriv.reports.comparison.cells import Titled, change
 from fedpriv.reports.comparison.collaboration import Collaboration
+from fedpriv.reports.comparison.doubts import unscored_words, weak_references
 from fedpriv.reports.comparison.figures import example_runs
 from fedpriv.reports.comparison.joining_tables import joining_tables
 from fedpriv.reports.comparison.meanings import meanings
 from fedpriv.reports.comparison.naming import WORDS
-from fedpriv.reports.comparison.phrases import listed, size_words
+from fedpriv.reports.comparison.phrases import equal_in_practice, listed, size_words
 from fedpriv.reports.comparison.promises import SEEDED, Promise, not_promised, promise_points
 from fedpriv.reports.comparison.reproduce import base, facts, reproduce, shared, task, version
 from fedpriv.reports.comparison.sweep import FEDERATED, value_words
-from fedpriv.reports.comparison.tables import Titled
 from fedpriv.reports.comparison.template import PAGE
 from fedpriv.reports.comparison.words import answer, headline
 from fedpriv.reports.drawing import Picture
@@ -135,6 +136,10 @@ def _notes(found: Analysis, value: Collaboration | None) -> list[str]:
             f"Not all runs are done: {said}. What is compared are the runs that are; see “Not done” below. Runs that "
             "failed because the model diverged speak against what they tested, and the averages do not show it."
         )
+    if unscored := unscored_words(found):
+        notes.append(unscored)
+    if value is None or found.sweep.question != "collaboration":  # there the answer begins with it
+        notes += weak_references(found)
     missing = [*found.notes, *(value.notes if value is not None else ())]
     if missing:
         notes.append(" ".join(missing[:4]) + (f" And {len(missing) - 4} more like it." if len(missing) > 4 else ""))
@@ -173,12 +178,14 @@ def _tiles(found: Analysis, value: Collaboration | None, promises: tuple[Promise
         first = next((p for p in found.overall.pairs if p.a == found.overall.best), None)
         text = sure.get(found.overall.outcome, "least error")
         if first is not None and found.overall.outcome == "winner":
+            near = equal_in_practice(found.overall)
             text = f"wins: {size_words(first.change[0])}"
+            if near:
+                text = f"least error; {listed(near)} {'is' if len(near) == 1 else 'are'} as good in practice"
+                first = next((p for p in found.overall.pairs if p.a == found.overall.best and p.b not in near), first)
         tiles.append({"value": found.overall.best, "text": text})
         if first is not None:
-            tiles.append(
-                {"value": tables.change(first.change[0]).text, "text": f"error against {first.b}, the next best"}
-            )
+            tiles.append({"value": change(first.change[0]).text, "text": f"error against {first.b}, the next"})
         cells = [c for c in found.cells.values() if c.verdict and c.epsilon is not None]
         if len(cells) > 1:
             least = sum(c.best == found.overall.best for c in cells)
@@ -196,7 +203,7 @@ def _joining_tiles(value: Collaboration) -> list[dict[str, str]]:
     last, name = value.joining[-1], WORDS[value.alternative]
     chance = "" if last.sure else "; may be chance"
     text = f"error by joining at epsilon {last.epsilon:g}, against {name}{chance}"
-    tiles = [{"value": tables.change(-last.gain[0]).text, "text": text}]
+    tiles = [{"value": change(-last.gain[0]).text, "text": text}]
     gains, loses = len(last.of("gains")), len(last.of("loses"))
     text = f"clients gain more than chance explains against {name}" + (f", {loses} lose" if loses else "")
     tiles.append({"value": f"{gains} of {len(last.clients)}", "text": text})
@@ -247,16 +254,18 @@ def _sections(
     yield Section("epsilon", "Over epsilon", "Error over epsilon", pictures=have("curve"))
     yield Section("where", "Where", "Where it holds", pictures=have("heat"), tables=only(tables.places(found)))
     first = found.wheres[0]
+    missing = unscored_words(found)
     shown = f"The picture shows {first or 'all clients'}" + (
         "; the table has all partitions." if len(found.wheres) > 1 else "."
     )
+    shown += f" {missing}" if missing else ""
     yield Section(
         "clients-section",
         "For whom",
         "For whom",
         shown,
         pictures=have("clients"),
-        tables=only(tables.fair(found), tables.by_client(found)),
+        tables=only(client_tables.fair(found), client_tables.by_client(found)),
     )
     yield Section("ranks-section", "Ranks", "Ranks over clients", pictures=have("ranks"))
     yield Section(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from fedpriv.reports.statistics import Paired
-from fedpriv.reports.verdicts import between, percent
+from fedpriv.reports.verdicts import Verdict, between, percent
 
 _MANY = 4  # more names than twice this are counted, not listed
-_TRIFLING, _SLIGHT, _LARGE = 0.0005, 0.02, 0.15  # shares of the error that divide what a sure difference is called
+MARGIN = 0.005  # share of the error within which two rules are equally good for whoever has to choose
+_SLIGHT, _LARGE = 0.02, 0.15  # above it: shares that divide what a sure difference is called
 
 
 def size_words(change: float) -> str:
     """How large a difference that is more than chance is, in words."""
     size = abs(change)
     return (
-        "more than chance, but of no consequence" if size < _TRIFLING
+        "more than chance, but of no consequence" if size < MARGIN
         else "reliably but only slightly better" if size < _SLIGHT
         else "reliably better" if size < _LARGE
         else "reliably and much better"
@@ -28,6 +29,15 @@ def change_words(change: float) -> str:
 def interval_words(found: Paired) -> str:
     """`95 % interval: 6.9 % less to 1.2 % more`."""
     return f"{found.level * 100:g} % interval: {between(found)}"
+
+
+def equal_in_practice(found: Verdict) -> tuple[str, ...]:
+    """Who is beaten by the best, but by so little that no one would notice: the whole interval is within the margin."""
+    return tuple(
+        pair.b
+        for pair in found.pairs
+        if pair.a == found.best and pair.b not in found.not_worse and max(map(abs, pair.change)) < MARGIN
+    )
 
 
 def listed(names: list[str] | tuple[str, ...]) -> str:

@@ -21,7 +21,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.reports.statistics import LEVEL, interval, two_way_error
+from fedpriv.reports.chance import interval, two_way_error
+from fedpriv.reports.statistics import LEVEL
 
 ByClient = Mapping[str, Mapping[str, float]]  # client -> seed -> error
 Coalitions = Mapping[frozenset[str], ByClient]
@@ -129,6 +130,6 @@ def _order_weights(
 
 
 def _contribution(client: str, d: NDArray[np.float64], *, exact: bool = True) -> Contribution:
-    error, freedom = two_way_error(d)
-    low, high = interval(d, error, freedom, level=LEVEL, draws=2000, seed=0)
+    chance = two_way_error(d)
+    low, high = interval([d], chance.error, chance.freedom, level=LEVEL, draws=2000, seed=0)
     return Contribution(client, float(d.mean()), low, high, exact)

@@ -10,6 +10,8 @@ from typing import Any
 from fedpriv.reports.comparison.analysis import Analysis, Cell
 from fedpriv.reports.comparison.collaboration import WORDS, AtEpsilon, Collaboration
 from fedpriv.reports.comparison.curves import BreakEven
+from fedpriv.reports.comparison.doubts import weak_references
+from fedpriv.reports.comparison.phrases import equal_in_practice
 from fedpriv.reports.comparison.promises import Promise
 from fedpriv.reports.comparison.words import answer, headline, naive_break_even
 from fedpriv.reports.statistics import Paired
@@ -27,6 +29,7 @@ def summary(found: Analysis, value: Collaboration | None, promises: tuple[Promis
         "answer": answer(found, value, promises),
         "outcome": found.overall.outcome if found.overall else None,
         "best": found.best,
+        "equal_in_practice": list(equal_in_practice(found.overall)) if found.overall else [],
         "contenders": list(found.contenders),
         "partitions": list(found.wheres),
         "epsilons": list(found.epsilons),
@@ -41,6 +44,8 @@ def summary(found: Analysis, value: Collaboration | None, promises: tuple[Promis
         "collaboration": value and _joining(value),
         "promises": [asdict(promise) for promise in promises],
         "tuned": sweep.tuning is not None,
+        "unscored": sweep.unscored,
+        "weak_references": weak_references(found),
         "notes": [*found.notes, *(value.notes if value else ())],
         "not_done": [
             {"run": r.run, "arm": r.arm, "seed": r.seed, "axes": dict(r.axes), "status": r.status, "error": r.error}

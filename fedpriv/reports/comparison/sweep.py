@@ -191,6 +191,18 @@ class Sweep:
         return " · ".join(_words(key, run.axes[key]) for key in self.where_axes if key in run.axes)
 
     @cached_property
+    def _dealings(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for run in self.done:
+            settings = {k: v for k, v in run.settings.items() if k.startswith(("partition.", "data."))}
+            found.setdefault(self.where(run), json.dumps(settings, sort_keys=True, default=str))
+        return found
+
+    def dealing(self, where: str) -> str:
+        """How data were dealt out to clients at a place: the same text where clients of one name are the same."""
+        return self._dealings.get(where, where)
+
+    @cached_property
     def errors(self) -> Frame:
         """Rows of the deciding metric on the held-out part: run, arm, seed, client, model, value, where, contender,
         epsilon (NaN without privacy)."""

@@ -1,65 +1,25 @@
-"""The tables of a sweep's page."""
+"""Tables of a sweep's page: every pair, every combination, every metric, and what is promised."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.analysis import (
     Analysis,
-    against_naive,
-    baseline_errors,
-    client_changes,
     option,
 )
 from fedpriv.reports.comparison.analysis import Cell as Place
+from fedpriv.reports.comparison.cells import Titled, change, p_value, span
 from fedpriv.reports.comparison.naming import is_reference
 from fedpriv.reports.comparison.promises import Promise
 from fedpriv.reports.comparison.sweep import FEDERATED
 from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.tables import METRICS, at_most, number, small
 
-_SORTABLE = "sortable client"
-_ROUNDED = 0.0005  # below this a change is shown as 0.0 %
 _POSITIVE = frozenset({"mse", "mae", "rmse", "nmae", "crps", "energy-score", "pinball", "wql", "mape"})
-
-
-@dataclass(frozen=True)
-class Titled:
-    """A table with its title and a line about it."""
-
-    title: str
-    grid: Grid
-    text: str = ""
-    kind: str = _SORTABLE
-
-
-def change(value: float | None, *, sure: bool = True) -> Cell:
-    """A relative change of an error: less is good; without a colour where it may be chance."""
-    if value is None or not math.isfinite(value):
-        return Cell("–")
-    sign = "\N{MINUS SIGN}" if value < 0 else "+"
-    if abs(value) < _ROUNDED:
-        return Cell("0.0 %", value, "unsure")
-    tone = "good" if value < 0 else "bad" if value > 0 else ""
-    return Cell(f"{sign}{abs(value) * 100:.1f} %", value, tone if sure else "unsure")
-
-
-def span(low: float, high: float) -> Cell:
-    """An interval of shares."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return Cell("–")
-    return Cell(f"{low * 100:+.1f} to {high * 100:+.1f} %".replace("-", "\N{MINUS SIGN}"), low)
-
-
-def p_value(value: float) -> Cell:
-    """A p-value for people."""
-    if not math.isfinite(value):
-        return Cell("–")
-    return Cell("< 0.001" if value < 0.001 else f"{value:.2g}", value)
 
 
 def pairs(found: Analysis) -> Titled | None:
@@ -122,6 +82,7 @@ def places(found: Analysis) -> Titled | None:
         *([Head("Partition")] if len(found.wheres) > 1 else []),
         Head("epsilon"),
         Head("least error"),
+        Head("verdict", "whether this combination by itself shows it, adjusted over all combinations"),
         Head("against naive", "its error against the seasonal naive forecast"),
         Head("95 % interval"),
         Head(
@@ -145,6 +106,7 @@ def places(found: Analysis) -> Titled | None:
                 *([Cell(cell.where)] if len(found.wheres) > 1 else []),
                 Cell("none" if cell.epsilon is None else f"{cell.epsilon:g}", cell.epsilon),
                 Cell(best),
+                _verdict(cell, best, as_good),
                 change(own.change[0], sure=not own.low <= 0 <= own.high) if own else Cell("–"),
                 span(*own.change[1:]) if own else Cell("–"),
                 Cell("all others" if everyone and as_good else ", ".join(as_good) or "none: it wins"),
@@ -153,10 +115,23 @@ def places(found: Analysis) -> Titled | None:
             ]
         )
     text = (
-        "One combination has few seeds, and all of them are adjusted for together: by itself it shows only large and "
-        "steady differences. Grey: the interval holds 0."
+        "One combination has few seeds, so how much seeds and clients matter is learnt from all of them together, and "
+        "all of them are adjusted for together: by itself one shows only large and steady differences. Grey: the "
+        "interval holds 0."
     )
     return Titled("Each combination", Grid(heads, rows), text)
+
+
+def _verdict(cell: Place, best: str, as_good: list[str]) -> Cell:
+    others = len(cell.trials.rules) - 1
+    beaten = others - len(as_good)
+    if cell.verdict is None or cell.verdict.outcome == "cannot-tell":
+        return Cell("cannot tell", 0.0)
+    if not beaten:
+        return Cell("no evidence", 0.0)
+    if beaten == others:
+        return Cell("wins", float(beaten), "good")
+    return Cell(f"better than {beaten} of {others}", float(beaten), "good")
 
 
 def _not_told(cell: Place, best: str) -> list[str]:
@@ -167,85 +142,6 @@ def _not_told(cell: Place, best: str) -> list[str]:
         for pair, q in zip(cell.verdict.pairs, cell.verdict.adjusted, strict=True)
         if best in (pair.a, pair.b) and not pair.significant(q)
     ]
-
-
-def fair(found: Analysis) -> Titled | None:
-    """Worst client and spread for every contender."""
-    if not found.fairness:
-        return None
-    metric = METRICS.get(found.sweep.metric, found.sweep.metric)
-    against = {key: against_naive(found, key[1], key[0]) for key in found.fairness}
-    heads = [
-        Head(found.sweep.thing.capitalize()),
-        Head("epsilon"),
-        Head("against naive", "error against the seasonal naive forecast, geometric mean over seeds and clients"),
-        Head(f"median {metric}"),
-        Head("90 % of clients below"),
-        Head("largest error"),
-        Head("whose"),
-        Head("losers", "share of clients with more error than their own seasonal naive forecast"),
-        Head("largest loss against naive", "or the least gain, where nobody loses"),
-        Head("whose"),
-        Head("Gini", "of the clients' errors"),
-    ]
-    rows = [
-        [
-            Cell(rule),
-            Cell("none" if epsilon is None else f"{epsilon:g}", epsilon),
-            Cell("–")
-            if (own := against[rule, epsilon]) is None
-            else change(own.change[0], sure=not own.low <= 0 <= own.high),
-            *(Cell(number(v), v) for v in (f.median, f.p90, f.worst)),
-            Cell(f.worst_client),
-            Cell("–")
-            if math.isnan(f.losers)
-            else Cell(f"{f.losers * 100:.0f} %", f.losers, "bad" if f.losers else "good"),
-            change(-f.gain_worst, sure=False),
-            Cell(f.gain_worst_client or "–"),
-            Cell(number(f.gini), f.gini),
-        ]
-        for (rule, epsilon), f in found.fairness.items()
-    ]
-    text = (
-        f"Over all clients{' of all partitions' if len(found.wheres) > 1 else ''}, geometric means over seeds. The "
-        "client with the largest error and the one that loses most against its own seasonal naive forecast need not "
-        "be the same. Grey: the interval holds 0, or there is none."
-    )
-    return Titled("Not only the mean", Grid(heads, rows), text)
-
-
-def by_client(found: Analysis) -> Titled | None:
-    """Every client of every partition: its error under every contender against its own seasonal naive."""
-    rows: list[list[Cell]] = []
-    for (where, epsilon), cell in found.cells.items():
-        naive = baseline_errors(found.sweep.errors, cell.trials, where)
-        changes = {rule: client_changes(found, cell, rule) for rule in cell.trials.rules}
-        for k, client in enumerate(cell.trials.clients):
-            row = [*([Cell(where)] if len(found.wheres) > 1 else []), Cell(client)]
-            row.append(Cell("none" if epsilon is None else f"{epsilon:g}", epsilon))
-            for rule in found.contenders:
-                if rule not in cell.trials.rules:
-                    row.append(Cell("–"))
-                    continue
-                errors = cell.trials.of_rule(rule)[:, k]
-                if naive is None:
-                    row.append(Cell(number(float(errors.mean())), float(errors.mean())))
-                else:
-                    mean, sure = changes[rule][client]
-                    row.append(change(mean, sure=sure))
-            rows.append(row)
-    if not rows:
-        return None
-    heads = [*([Head("Partition")] if len(found.wheres) > 1 else []), Head("Client"), Head("epsilon")]
-    heads += [
-        Head(rule, "error against the client's seasonal naive forecast, geometric mean over seeds")
-        for rule in found.contenders
-    ]
-    text = (
-        "Error against the client's own seasonal naive forecast. Grey: the seeds do not tell it from 0 (95 % t "
-        "interval, each client by itself). Click a heading to sort."
-    )
-    return Titled("Each client", Grid(heads, rows), text)
 
 
 def metrics(found: Analysis) -> Titled | None:

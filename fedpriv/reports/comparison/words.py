@@ -8,7 +8,14 @@ from fedpriv.reports.comparison.analysis import Analysis, against_naive, cell_na
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.curves import BreakEven, break_even
 from fedpriv.reports.comparison.joining_words import joining_answer, joining_headline
-from fedpriv.reports.comparison.phrases import change_words, interval_words, listed, size_words
+from fedpriv.reports.comparison.phrases import (
+    MARGIN,
+    change_words,
+    equal_in_practice,
+    interval_words,
+    listed,
+    size_words,
+)
 from fedpriv.reports.comparison.promises import Promise
 from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.tables import at_most, small
@@ -23,6 +30,9 @@ def headline(found: Analysis, value: Collaboration | None) -> str:
         return _curve_headline(found)
     rules = found.overall_trials.rules if found.overall_trials else found.contenders
     if overall.outcome == "winner":
+        near = equal_in_practice(overall)
+        if near:
+            return _close_headline(found, near, len(rules))
         second = _next(found)
         return (
             f"{overall.best} is the best of {len(rules)}: {size_words(second.change[0])} "
@@ -34,6 +44,24 @@ def headline(found: Analysis, value: Collaboration | None) -> str:
         return f"{overall.best} has the least error, but these runs cannot say whether that is more than chance."
     others = [rule for rule in overall.not_worse if rule != overall.best]
     return f"{overall.best} has the least error; {listed(others)} may be as good."
+
+
+def _close_headline(found: Analysis, near: tuple[str, ...], count: int) -> str:
+    """A winner by a hair is no reason to choose it."""
+    assert found.overall is not None
+    best = found.overall.best
+    text = f"{listed([best, *near])} are the best of {count} and less than {MARGIN * 100:g} % apart"
+    after = next((pair for pair in found.overall.pairs if pair.a == best and pair.b not in near), None)
+    if after is None:
+        first = _next(found)
+        return (
+            f"{listed([best, *near])} are less than {MARGIN * 100:g} % apart: {best} has the least error, "
+            f"{size_words(first.change[0])} ({change_words(first.change[0])} than {first.b})."
+        )
+    return (
+        f"{text}: take any of them. They are {size_words(after.change[0])} than the rest "
+        f"({change_words(after.change[0])} than the next, {after.b})."
+    )
 
 
 def answer(found: Analysis, value: Collaboration | None, promises: tuple[Promise, ...]) -> list[str]:
@@ -67,7 +95,7 @@ def _how_sure(found: Analysis) -> str:
     pairs = {
         pair.b: (pair, q) for pair, q in zip(overall.pairs, overall.adjusted, strict=True) if pair.a == overall.best
     }
-    basis = f"{found_words(found)}; all {len(overall.pairs)} comparisons are allowed for."
+    basis = f"{found_words(found)}; that all pairs were compared is allowed for."
     if overall.outcome == "no-evidence":
         far, _ = max(pairs.values(), key=lambda item: abs(item[0].mean))
         return (
@@ -75,12 +103,18 @@ def _how_sure(found: Analysis) -> str:
             f"chance ({interval_words(far)}). It does not mean that they are equal: differences inside that interval "
             f"would go unnoticed. From {basis}"
         )
-    beaten = [rule for rule in pairs if rule not in overall.not_worse]
+    near = equal_in_practice(overall)
+    beaten = [rule for rule in pairs if rule not in overall.not_worse and rule not in near]
     open_ = [rule for rule in pairs if rule in overall.not_worse]
     text = ""
+    if near:
+        text += (
+            f"That {overall.best} is ahead of {listed(near)} is more than chance, but less than {MARGIN * 100:g} %: "
+            "nobody would notice. "
+        )
     if open_:
-        near, _ = pairs[open_[0]]
-        text += f"It is not told from {listed(open_)} (from {near.b}: {interval_words(near)}). "
+        first, _ = pairs[open_[0]]
+        text += f"It is not told from {listed(open_)} (from {first.b}: {interval_words(first)}). "
     if beaten:
         first, q = pairs[beaten[0]]
         text += (
@@ -108,22 +142,11 @@ def found_words(found: Analysis) -> str:
     """`3 seeds and 8 clients, averaged over 2 partitions and 3 epsilons`."""
     trials = found.overall_trials
     assert trials is not None
-    private = {key: c.trials for key, c in found.cells.items() if c.epsilon is not None}
-    clients = clients_words(private or {key: c.trials for key, c in found.cells.items()}, trials)
-    text = f"{len(trials.seeds)} seed{'s' if len(trials.seeds) > 1 else ''} and {clients}{_redealt(found, clients)}"
+    text = f"{len(trials.seeds)} seed{'s' if len(trials.seeds) > 1 else ''} and {clients_words(trials)}"
     parts = [f"{len(found.wheres)} partitions"] if len(found.wheres) > 1 else []
     parts += [f"{len(found.epsilons)} epsilons"] if len(found.epsilons) > 1 else []
-    return text + (f", averaged over {' and '.join(parts)}" if parts else "")
-
-
-def _redealt(found: Analysis, clients: str) -> str:
-    """Where partitions have other numbers of clients, what that means for the test."""
-    if "+" not in clients:
-        return ""
-    return (
-        f" ({'; '.join(found.wheres)}: the same data dealt out anew, and counted as different clients, so the test is "
-        "somewhat too sure of itself)"
-    )
+    text += f", averaged over {' and '.join(parts)}" if parts else ""
+    return text + (" (the same data dealt out anew, so no partition adds clients to another)" if trials.parts else "")
 
 
 def _places(found: Analysis) -> str:
@@ -136,10 +159,16 @@ def _places(found: Analysis) -> str:
     text = f"{best} has the least error in {len(least)} of {len(cells)} combinations of partition and epsilon."
     sure = [cell for cell in cells if cell.verdict and cell.verdict.outcome == "winner"]
     if not sure:
-        text += " No combination by itself has enough seeds to show a winner; the average over them is what decides."
+        text += " No combination by itself shows a single winner; the average over them is what decides."
     else:
         names = [f"{cell.verdict.best} ({cell_name(cell.where, cell.epsilon)})" for cell in sure if cell.verdict]
         text += f" Taken by itself, a combination shows a winner in {len(sure)}: {listed(names)}."
+    partly = [cell for cell in cells if cell.verdict and cell.verdict.outcome == "tie"]
+    if partly:
+        text += (
+            f" In {len(partly)} of them it shows that some {found.sweep.thing}s are better than others (“Each "
+            "combination” below)."
+        )
     worse = [
         cell for cell in cells if cell.verdict and best in cell.trials.rules and best not in cell.verdict.not_worse
     ]

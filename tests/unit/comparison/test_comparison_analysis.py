@@ -13,7 +13,9 @@ from fedpriv.errors import InputError
 from fedpriv.reports.comparison import write_comparison
 from fedpriv.reports.comparison.analysis import analyse
 from fedpriv.reports.comparison.curves import break_even, crossing
+from fedpriv.reports.comparison.doubts import unscored_words, weak_references
 from fedpriv.reports.comparison.sweep import Sweep
+from fedpriv.reports.comparison.tables import places
 from fedpriv.reports.comparison.words import answer, headline
 from tests.unit.comparison.simulated import UTILITIES, Builder, clippers
 
@@ -66,13 +68,16 @@ def test_who_loses_is_named_with_the_epsilon(tmp_path):
 
 
 def test_other_numbers_of_clients_are_told_apart(tmp_path):
-    """Partitions with 8 and 6 scored clients: `8 + 6`, not 14."""
+    """Partitions with 8 and 6 scored clients: none adds to the other, and each counts the same."""
     made = clippers(gains={"flat": 0.0, "psac": -0.1})
     gone = {"client-001", "client-002"}
     made.rows = [row for row in made.rows if row["client"] not in gone]
     found = analyse(Sweep.open(made.write(tmp_path / "s")))
-    assert found.overall is not None and "8 + 6 clients" in found.overall.text
-    assert "14 clients" not in found.overall.text
+    assert found.overall is not None and "6 or 8 clients" in found.overall.text
+    assert found.overall_trials is not None and found.overall_trials.parts == (8, 6)
+    cells = {where: np.log(cell.trials.errors).mean(axis=(1, 2)) for (where, _), cell in found.cells.items()}
+    means = np.mean([np.log(c.trials.errors).mean(axis=(1, 2)) for c in found.cells.values()], axis=0)
+    assert found.overall_trials.means() == pytest.approx(means) and len(cells) == 2
 
 
 def test_a_seed_that_one_rule_lacks_is_lost_to_all_and_said(tmp_path):
@@ -143,7 +148,11 @@ def test_an_unfinished_or_foreign_folder_is_refused_in_words(tmp_path):
 def test_partitions_of_the_same_clients_do_not_count_as_more_clients(tmp_path):
     made = clippers(gains={"flat": 0.0, "psac": 0.0}, wheres=("natural", "iid", "dirichlet 0.1"), epsilons=(8.0,))
     found = analyse(Sweep.open(made.write(tmp_path / "s")))
-    assert found.overall_trials is not None and len(found.overall_trials.clients) == len(UTILITIES)
+    assert found.overall_trials is not None and found.overall_trials.parts == (8, 8, 8)
+    assert "8 clients" in (found.overall.text if found.overall else "")
+    one = found.overall.pairs[0] if found.overall else None
+    single = analyse(Sweep.open(clippers(gains={"flat": 0.0, "psac": 0.0}, epsilons=(8.0,)).write(tmp_path / "one")))
+    assert one is not None and single.overall is not None and one.freedom < 3 * 7
 
 
 def test_break_even():
@@ -175,5 +184,51 @@ def test_a_client_without_a_score_is_named(tmp_path):
         if row["client"] == "TVA":
             row.update(model="ledger", split="privacy", metric="epsilon")
     found = analyse(Sweep.open(made.write(tmp_path / "s")))
-    assert any(note.startswith("TVA: nothing held out to score") for note in found.notes)
+    assert found.sweep.unscored == {"": ["TVA"]}
+    assert unscored_words(found).startswith("1 client has no score: TVA.")
     assert found.overall_trials is not None and len(found.overall_trials.clients) == 7
+
+
+def test_a_reference_without_privacy_that_is_no_good_is_said(tmp_path):
+    made = clippers(gains={"flat": 0.0, "psac": -0.1}, wheres=("natural",), epsilons=(8.0, math.inf))
+    path = made.write(tmp_path / "s")
+    assert weak_references(analyse(Sweep.open(path))) == []
+    for row in made.rows:
+        if row["model"] == "federated" and math.isinf(row["privacy.epsilon"]):
+            row["value"] *= 1.5
+    path = made.write(tmp_path / "s")
+    (said,) = weak_references(analyse(Sweep.open(path)))
+    assert "no privacy has more error than repeating the last day" in said and "against psac at epsilon 8" in said
+    write_comparison(path)
+    assert "no good reference" in (path / "report.html").read_text()
+    assert json.loads((path / "comparison.json").read_text())["weak_references"] == [said]
+
+
+def test_rules_that_are_one_and_winners_by_a_hair_are_said(tmp_path):
+    made = clippers(gains={"a": -0.1003, "b": -0.1, "flat": 0.0}, epsilons=(8.0,), noise=0.00003, seeds=4)
+    for row in made.rows:  # a twin of flat
+        if row["privacy.clipper"] == "flat":
+            made.rows = [*made.rows, {**row, "privacy.clipper": "nsgd", "run": f"{row['run']}t"}]
+    made.runs += [
+        {**run, "run": f"{run['run']}t", "axes": {**run["axes"], "privacy.clipper": "nsgd"}}
+        for run in made.runs
+        if run["axes"]["privacy.clipper"] == "flat"
+    ]
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    assert found.overall is not None and found.overall.outcome == "winner"
+    assert headline(found, None).startswith("a and b are the best of 4 and less than 0.5 % apart: take any of them.")
+    assert any(note.startswith("flat and nsgd gave the very same numbers") for note in found.notes)
+    # four rules, one of them twice: three comparisons in all
+    assert "adjusted for 3 comparisons" in found.overall.text
+
+
+def test_a_combination_says_whether_it_shows_a_winner(clipper_sweep, tmp_path):
+    found = analyse(Sweep.open(clipper_sweep))
+    table = places(found)
+    assert table is not None
+    column = [head.text for head in table.grid.heads].index("verdict")
+    said = {row[column].text for row in table.grid.rows}
+    assert said <= {"wins", "better than 1 of 3", "better than 2 of 3"} and said
+    equal = analyse(Sweep.open(clippers(gains={"a": 0.0, "b": 0.0, "c": 0.0}, seed=3).write(tmp_path / "s")))
+    table = places(equal)
+    assert table is not None and {row[column].text for row in table.grid.rows} == {"no evidence"}

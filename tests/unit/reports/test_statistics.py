@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedpriv.data.heterogeneity import gini
 from fedpriv.errors import InputError
 from fedpriv.reports.atomic import plain
+from fedpriv.reports.chance import two_way_error
 from fedpriv.reports.critical import critical_difference_diagram
 from fedpriv.reports.drawing import LIGHT, STAND_IN, svg
 from fedpriv.reports.ranks import rank_table
@@ -21,7 +22,6 @@ from fedpriv.reports.statistics import (
     holm,
     paired,
     standardised,
-    two_way_error,
 )
 from fedpriv.reports.verdicts import verdict
 
@@ -78,10 +78,9 @@ def test_two_way_error_by_hand():
     # means 4; seeds 3, 5; clients 2, 4, 6: MS 6, 8 and (0 1 -1; 0 ... )
     rest = d - 4 - np.array([[-1], [1]]) - np.array([[-2, 0, 2]])
     ms_rest = (rest**2).sum() / 2
-    error, _ = two_way_error(d)
-    assert error == pytest.approx(np.sqrt((6 + 8 - ms_rest) / 6))
-    assert two_way_error(d[:1])[0] == pytest.approx(d[0].std(ddof=1) / np.sqrt(3))
-    assert np.isnan(two_way_error(d[:1, :1])[0])
+    assert two_way_error(d).error == pytest.approx(np.sqrt((6 + 8 - ms_rest) / 6))
+    assert two_way_error(d[:1]).error == pytest.approx(d[0].std(ddof=1) / np.sqrt(3))
+    assert np.isnan(two_way_error(d[:1, :1]).error)
 
 
 def test_effect_sizes():
