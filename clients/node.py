@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from clients.personal_file import personal_path
 from fedpriv.config import Scenario
 from fedpriv.data.roster import roster
 from fedpriv.errors import InputError
@@ -84,7 +85,7 @@ class Node:
     @property
     def personal(self) -> Path:
         """Where the client's own model is kept: beside its ledger."""
-        return self.ledger.with_name(f"{self.ledger.stem}.personal.safetensors")
+        return personal_path(self.ledger)
 
 
 def identify(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Node:

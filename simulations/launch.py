@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from clients.node import SIMULATION_VARIABLE, forget
+from clients.personal_file import find_personal, personal_remark
 from fedpriv import forecasting, imputation
 from fedpriv.config import Scenario
 from fedpriv.data.clients import describe, load_client
@@ -98,7 +99,17 @@ class Run:
         """
         return Trained.load(self.path)
 
-    def forecast(self, table: Any, *, keep_samples: bool = False, **options: Any) -> pd.DataFrame:
+    def personal(self, which: str | Path) -> Trained:
+        """A client's own model (`personal.kind`), by the client's name or its file; as `trained`.
+
+        Raises:
+            InputError: no such model, or one of another run.
+        """
+        return Trained.load(self.path, weights=find_personal(self.folder, which))
+
+    def forecast(
+        self, table: Any, *, keep_samples: bool = False, personal: str | Path = "", **options: Any
+    ) -> pd.DataFrame:
         """Forecasts of your own series: a row per series and step with mean and quantiles.
 
         Remarks, and series that could not be forecast, are given as warnings.
@@ -106,34 +117,45 @@ class Run:
         Args:
             table: a DataFrame with a DatetimeIndex and a column for each series, or a fedpriv `Table`.
             keep_samples: also the samples, a column each.
+            personal: use this client's own model: see `personal`.
             **options: horizon, samples, seed, at, channels, resample, timezone, unit: see
                 `fedpriv.forecasting.forecast`.
 
         Raises:
             InputError: the model cannot forecast, or the table does not fit it.
         """
-        found = forecasting.forecast(self.trained, table, **options)
-        _warn([*found.notes, *(f"{name} was left out: {reason}" for name, reason in found.skipped.items())])
+        trained, remarks = self._used(personal)
+        found = forecasting.forecast(trained, table, **options)
+        _warn([*remarks, *found.notes, *(f"{name} was left out: {reason}" for name, reason in found.skipped.items())])
         frame = found.frame(samples=keep_samples)
         return frame.assign(time=_like(pd.DatetimeIndex(frame["time"]), table))
 
-    def impute(self, table: Any, **options: Any) -> pd.DataFrame:
+    def impute(self, table: Any, *, personal: str | Path = "", **options: Any) -> pd.DataFrame:
         """Your own table with its gaps filled; what was read is unchanged. With `samples`, NAME.q05 ... NAME.q95 too.
 
         Remarks, and gaps that were left open, are given as warnings.
 
         Args:
             table: a DataFrame with a DatetimeIndex and a column for each series, or a fedpriv `Table`.
+            personal: use this client's own model: see `personal`.
             **options: samples, seed, longest_gap, channels, resample, timezone, unit: see
                 `fedpriv.imputation.impute`.
 
         Raises:
             InputError: the model cannot fill gaps, or the table does not fit it.
         """
-        found = imputation.impute(self.trained, table, **options)
-        _warn([*found.notes, *(f"left open: {g.series}, {g.start}, {g.steps} steps: {g.reason}" for g in found.left)])
+        trained, remarks = self._used(personal)
+        found = imputation.impute(trained, table, **options)
+        left = [f"left open: {g.series}, {g.start}, {g.steps} steps: {g.reason}" for g in found.left]
+        _warn([*remarks, *found.notes, *left])
         frame = found.frame(uncertainty=bool(options.get("samples")))
         return frame.set_axis(_like(frame.index, table), axis=0)
+
+    def _used(self, personal: str | Path) -> tuple[Trained, list[str]]:
+        """The global model or a client's own one, and what to remark about it."""
+        if not personal:
+            return self.trained, []
+        return self.personal(personal), [remark] if (remark := personal_remark(self.scenario)) else []
 
 
 def _like(stamps: pd.DatetimeIndex, table: Any) -> pd.DatetimeIndex:

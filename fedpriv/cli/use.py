@@ -34,6 +34,8 @@ Two days ahead, as a picture too:
   fedpriv forecast runs/eia-8 --input load.csv --output next.parquet --horizon 48 --plot next.png
 Long format, quarter-hourly readings averaged to the model's step:
   fedpriv forecast runs/eia-8 --input meters.csv --client-column meter --value-column kwh --resample --output out.csv
+With the model that client north fine-tuned on its own readings (personal.kind):
+  fedpriv forecast runs/eia-8 --personal north --input north.csv --output forecast.csv
 As if it were the morning of the 3rd, to compare with what came:
   fedpriv forecast runs/eia-8 --input load.csv --output then.csv --at 2024-06-03T06:00
 """
@@ -110,6 +112,14 @@ Timezone = Annotated[
     ),
 ]
 UnitName = Annotated[str, typer.Option(metavar="NAME", help="Unit of your readings, for labels.", show_default=False)]
+Personal = Annotated[
+    str,
+    typer.Option(
+        metavar="CLIENT|FILE",
+        help="Use this client's own model: its name in RUN, or its file (beside its ledger).",
+        show_default=False,
+    ),
+]
 Repeats = Annotated[
     Duplicates, typer.Option("--duplicates", help="One stamp with several values: refuse the file, or take the mean.")
 ]
@@ -133,6 +143,7 @@ def forecast(
             metavar="STAMP", help="First step to forecast; default: after the last reading.", show_default=False
         ),
     ] = "",
+    personal: Personal = "",
     plot: Plot = None,
     time_column: TimeColumn = "",
     client_column: ClientColumn = "",
@@ -153,8 +164,8 @@ def forecast(
     from fedpriv.reports.output import write_frame
 
     mapping = _mapping(channel)
-    trained, user = _load(
-        run, input, "forecast", time_column, client_column, value_column, mapping, series, unit, duplicates
+    trained, user, remarks = _load(
+        run, personal, input, "forecast", time_column, client_column, value_column, mapping, series, unit, duplicates
     )
     result = forecasting.forecast(
         trained,
@@ -184,11 +195,11 @@ def forecast(
                 "first": str(result.stamps[0]),
                 "last": str(result.stamps[-1]),
                 "skipped": result.skipped,
-                "notes": list(result.notes),
+                "notes": [*remarks, *result.notes],
             }
         )
         return
-    _remark([*result.notes, *(f"{name} was left out: {reason}" for name, reason in result.skipped.items())])
+    _remark([*remarks, *result.notes, *(f"{name} was left out: {reason}" for name, reason in result.skipped.items())])
     state.say(
         f"{_count(len(result.series), 'series', 'series')}, {result.stamps[0]} to {result.stamps[-1]} "
         f"({_count(len(result.stamps), 'step', 'steps')} of {step_text(trained.step)}): {output}"
@@ -206,6 +217,7 @@ def impute(
         typer.Option(metavar="STEPS", min=1, help="Longest gap to fill; default: as trained.", show_default=False),
     ] = None,
     seed: Seed = 0,
+    personal: Personal = "",
     plot: Plot = None,
     time_column: TimeColumn = "",
     client_column: ClientColumn = "",
@@ -225,8 +237,8 @@ def impute(
     from fedpriv.reports.output import write_frame
 
     mapping = _mapping(channel)
-    trained, user = _load(
-        run, input, "impute", time_column, client_column, value_column, mapping, series, unit, duplicates
+    trained, user, remarks = _load(
+        run, personal, input, "impute", time_column, client_column, value_column, mapping, series, unit, duplicates
     )
     result = imputation.impute(
         trained,
@@ -256,12 +268,13 @@ def impute(
                 "filled": filled,
                 "filled_by_series": dict(zip(result.table.columns, result.filled.sum(axis=0).tolist(), strict=True)),
                 "left": left,
-                "notes": list(result.notes),
+                "notes": [*remarks, *result.notes],
             }
         )
         return
     _remark(
         [
+            *remarks,
             *result.notes,
             *(
                 f"left open: {gap['series']}, {gap['start']}, {_count(gap['steps'], 'step', 'steps')}: {gap['reason']}"
@@ -286,6 +299,7 @@ def _check(output: Path, plot: Path | None, input: Path, overwrite: bool) -> Non
 
 def _load(
     run: Path,
+    personal: str,
     file: Path,
     use: Any,
     time_column: str,
@@ -295,12 +309,20 @@ def _load(
     series: Sequence[str] | None,
     unit: str,
     duplicates: Duplicates,
-) -> tuple[Trained, UserTable]:
-    """The model, then the file; the model's refusal comes before the file's troubles."""
+) -> tuple[Trained, UserTable, list[str]]:
+    """The model, then the file, and remarks; the model's refusal comes before the file's troubles."""
     from fedpriv.data.user_table import UserTable
     from fedpriv.trained import Trained, require
 
-    trained = Trained.load(run)
+    weights, remarks = None, list[str]()
+    if personal:
+        from clients.personal_file import find_personal, personal_remark
+        from fedpriv.reports.folder import RunFolder
+
+        folder = RunFolder.open(run)
+        weights = find_personal(folder, personal)
+        remarks += [remark] if (remark := personal_remark(folder.scenario)) else []
+    trained = Trained.load(run, weights=weights)
     require(trained, use)
     if client_column and not value_columns and len(trained.channels) > 1:
         value_columns = [mapping.get(channel, channel) for channel in trained.channels]
@@ -314,7 +336,7 @@ def _load(
             unit=unit,
             duplicates=duplicates.value,
         )
-    return trained, user
+    return trained, user, remarks
 
 
 @contextmanager

@@ -21,16 +21,21 @@ TINY = {
     "evaluation.windows": 4,
     "evaluation.samples": 2,
 }
+PERSONAL = {"personal.kind": "local", "personal.steps": 2}
 
 
 @pytest.fixture(scope="session")
 def forecaster(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return simulate(None, TINY, out=tmp_path_factory.mktemp("runs") / "forecaster")
+    return simulate(None, TINY | PERSONAL, out=tmp_path_factory.mktemp("runs") / "forecaster")
 
 
 @pytest.fixture(scope="session")
 def filler(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return simulate(None, TINY | {"task.kind": "mixed"}, out=tmp_path_factory.mktemp("runs") / "filler")
+    return simulate(
+        None,
+        TINY | PERSONAL | {"task.kind": "mixed", "personal.kind": "private"},
+        out=tmp_path_factory.mktemp("runs") / "filler",
+    )
 
 
 @pytest.fixture
