@@ -15,7 +15,7 @@ scales. So the scale of a drawn window is random, too: a multivariate Student t 
 scale for all entries of a series and draw. Statistics of windows clipped to equal norm tell of a *typical* window, not
 of the mean square, which hard windows rule: the t is narrower in the middle by TAIL_SCALE and wider in the tails. Both
 numbers were chosen on the public utilities named in `fedpriv.models.designs`; a normal law covers too little at 90 %
-(87 % there) and too much at 50 % (56 %), the t 90 % and 51 %, with less CRPS.
+(88 % there) and too much at 50 % (56 %), the t 90 % and 50 %, with less CRPS.
 
 Shapes: B windows, K draws (or samples) of each, L steps, C channels.
 """
