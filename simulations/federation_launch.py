@@ -7,6 +7,7 @@ here; the label repeats what the clients say of their own ledgers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -91,6 +92,8 @@ def run(
         CheckFailed: the run could not be completed; see the message.
     """
     federation = Federation.open(folder)
+    if superlink is not None:
+        check_superlink(superlink)
     for name in ("flwr", "flower-superlink"):
         tool_path(name)
     scenario = federation.scenario.override({"run.out": str(federation.run_folder)})
@@ -110,6 +113,30 @@ def run(
         finished = RunFolder.open(target.path)
         write_up(scenario, finished)
     return finished
+
+
+def check_superlink(address: str) -> None:
+    """Raises InputError where an address is not HOST:PORT of this machine.
+
+    The federation runs inside the SuperLink's process and writes its run folder to the disk there; here it is read.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise InputError(f"--superlink {address!r} is not HOST:PORT; nothing was started.")
+    try:
+        places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InputError(
+            f"--superlink {address!r}: the host is not known ({error.strerror}); nothing was started."
+        ) from None
+    for family, kind, proto, _, place in places:
+        with socket.socket(family, kind, proto) as probe, contextlib.suppress(OSError):
+            probe.bind((place[0], 0))  # only addresses of this machine can be bound
+            return
+    raise InputError(
+        f"--superlink {address!r} is another machine. The federation runs inside the SuperLink and writes its run "
+        "folder to the disk there, so run `fedpriv federation run` on that machine. Nothing was started."
+    )
 
 
 class _Launch:

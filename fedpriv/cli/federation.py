@@ -99,7 +99,7 @@ def run(
     folder: Folder,
     superlink: Annotated[
         str | None,
-        typer.Option("--superlink", metavar="HOST:PORT", help="Use this running SuperLink of this machine."),
+        typer.Option("--superlink", metavar="HOST:PORT", help="Use this SuperLink, which runs on this machine."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run.")] = False,
     wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the nodes before the first round.")] = 3600.0,

@@ -7,13 +7,16 @@ import signal
 import ssl
 import subprocess
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from clients.checkup import check
 from fedpriv.config import Scenario
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.signing import verify_label
 from fedpriv.training import LocalWorker
+from simulations.launch import Run
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +81,9 @@ def test_a_federation_survives_refusal_and_death(site, chain, spent, leaks):
 
 
 def test_tls_and_admitted_nodes_only(site, spent):
-    site.serve(clients=1, tls=("localhost", "127.0.0.1"), federation__rounds=1)
+    """And a client that is asked for final scores of a private personal model pays, keeps it, and sends nothing."""
+    personal = {"personal__kind": "private", "personal__steps": 3}
+    site.serve(clients=1, tls=("localhost", "127.0.0.1"), federation__rounds=1, **personal)
     north, stranger = site.join("North"), site.join("Stranger")
     site.fedpriv("federation", "admit", site.fed, north / "auth.key.pub", "--name", "North")
     reach = ("--superlink", f"127.0.0.1:{site.port}", "--root-certificates", site.fed / "tls" / "ca.crt")
@@ -88,7 +93,18 @@ def test_tls_and_admitted_nodes_only(site, spent):
     site.start("node", "run", north, *reach)
     site.wait(lambda: server.poll() is not None, "the end")
     assert server.returncode == 0, site.output()
-    assert site.status()["clients"] == ["North"] and spent(north) == 2 and spent(stranger) == 0
+    assert site.status()["clients"] == ["North"] and spent(north) == 2 + 3 and spent(stranger) == 0
+    own = north / "ledger.personal.safetensors"
+    assert own.stat().st_mode & 0o777 == 0o600 and not (stranger / own.name).exists()
+    run = Run.open(site.fed / "run")
+    assert "the promise covers them" in run.label["personal_models"]
+    assert run.label["committed"]["North"] == pytest.approx(4.0, rel=1e-3)
+    shared, kept = run.model, load_file(own)
+    moved = [name for name in shared if not np.array_equal(shared[name], kept[name])]
+    assert moved and run.personal(own).model is not None
+    sent = [path.read_bytes() for path in site.fed.rglob("*") if path.is_file()]
+    assert not any(kept[name].tobytes() in content for name in moved for content in sent if kept[name].size > 3)
+    assert set(run.metrics["model"]) == {"ledger"}  # accounts, and no score
     context = ssl.create_default_context(cafile=str(site.fed / "tls" / "ca.crt"))
     assert context.cert_store_stats()["x509_ca"] == 1
     refused = subprocess.run(

@@ -96,6 +96,35 @@ def test_flower_gives_the_same_model_and_leaves_no_process(tiny, inline):
         assert marked("FEDPRIV_SIMULATION", "1") <= {os.getpid()}
 
 
+def personal_of(run):
+    return [
+        run.folder.ledger_path(c).with_name(f"{c}.personal.safetensors").read_bytes().split(b"}}", 1)[1]
+        for c in ("utility-000", "utility-001")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ridge", "gaussian"])
+def test_a_warm_start_is_the_same_on_every_engine(tiny, kind):
+    """Its released statistics, its fit, and the rounds from there; with models of the clients' own beside it."""
+    pytest.importorskip("ray")
+    changes = {
+        "model__warm_start": kind, "task__context": 72, "partition__clients": 2, "federation__rounds": 2,
+        "personal__kind": "private", "personal__steps": 2, "run__workers": 1,
+    }  # fmt: skip
+    runs = [simulate(tiny(engine, **changes), engine=engine) for engine in ("inline", "ray", "flower")]
+    references = [run.folder.load_checkpoint()[1]["reference"] for run in runs]
+    assert references[0].size > 4 and np.isfinite(references[0]).all()
+    scores = [run.metrics[run.metrics["model"] != "ledger"].reset_index(drop=True) for run in runs]
+    for run, reference, table in zip(runs[1:], references[1:], scores[1:], strict=True):
+        assert np.array_equal(reference, references[0])
+        assert np.array_equal(final(run), final(runs[0]))
+        assert run.label["committed"] == runs[0].label["committed"]
+        assert table.equals(scores[0])
+        assert personal_of(run) == personal_of(runs[0])
+    assert personal_of(runs[0])[0] != personal_of(runs[0])[1]
+
+
 @pytest.mark.slow
 def test_refusals_travel_through_flower(tiny):
     """A run that every client refuses ends with the ServerApp's own words."""
