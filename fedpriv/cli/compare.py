@@ -23,7 +23,7 @@ HELP = """Run a grid of scenarios in parallel, and compare them.
 SWEEP is a named study (`fedpriv compare --list`), a TOML file, or a sweep folder. Every run of the grid is checked
 before the first one starts. A run that fails does not stop the others (exit code 1 at the end); one that the privacy
 budget refuses is a result. How long all of it takes is said first: from earlier runs of the same kind on this machine,
-else two rounds of each kind are timed. Killed at any moment, --resume goes on: finished runs are kept, half-done ones
+else a few rounds of each kind are timed. Killed at any moment, --resume goes on: finished runs are kept, half-done ones
 continued.
 
 \b

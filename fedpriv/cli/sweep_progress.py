@@ -106,7 +106,7 @@ class Plain:
                 case "checking":
                     self._say(f"checking {state.total} combinations before anything is run")
                 case "timing":
-                    self._say(f"timing {state.total} kinds of runs, two rounds of each")
+                    self._say(f"timing {state.total} kinds of runs, a few rounds of each")
                 case "estimated":
                     if state.estimate is not None:
                         self._say(estimate_words(state.estimate))
@@ -156,7 +156,7 @@ class Live:
         self.finish()
         self._stage = state.stage
         if state.stage == "timing":
-            print(f"fedpriv: timing {state.total} kinds of runs, two rounds of each", file=sys.stderr, flush=True)
+            print(f"fedpriv: timing {state.total} kinds of runs, a few rounds of each", file=sys.stderr, flush=True)
         elif state.estimate is not None:
             print(f"fedpriv: {estimate_words(state.estimate)}", file=sys.stderr, flush=True)
 

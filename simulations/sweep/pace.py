@@ -59,6 +59,12 @@ class Pace:
         return self.start + steps(scenario) * self.step + len(evaluated_rounds(scenario)) * self.evaluation + self.end
 
     @classmethod
+    def least(cls, found: list[Self]) -> Self:
+        """Part by part, of trials: what came on top was warming up, or others' work."""
+        parts = {k: min(getattr(one, k) for one in found) for k in cls.__dataclass_fields__}
+        return cls(**parts | {"busy": max(one.busy for one in found)})
+
+    @classmethod
     def mean(cls, found: list[Self]) -> Self:
         """Part by part."""
         return cls(*(sum(getattr(one, k) for one in found) / len(found) for k in cls.__dataclass_fields__))
@@ -84,46 +90,65 @@ def kind(scenario: Scenario) -> str:
 
 
 class Stopwatch:
-    """Times the parts of a run from what it tells its listener."""
+    """Times the parts of a run from what it tells its listener.
+
+    Scores after a round are told before the round is, so the time until they are told holds that round's steps as well.
+    """
 
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
         self._used = time.process_time()
-        self._spent: dict[str, list[float]] = {"start": [], "round": [], "evaluation": [], "end": []}
+        self._start: list[float] = []
+        self._first_scores: list[float] = []  # before the first round of this process
+        self._rounds: list[float] = []
+        self._scored_rounds: list[float] = []  # with their scores
+        self._end: list[float] = []
+        self._scored = -1
 
     def __call__(self, progress: Progress) -> None:
         """One event of the run."""
         match progress.stage:
             case "waiting":
-                self._lap("start")
+                self._start.append(self._lap())
             case "round":
-                self._lap("round")
+                lap = self._lap()
+                if progress.round != self._scored:
+                    self._rounds.append(lap)
             case "evaluation":
-                self._lap("end" if any(row.get("split") == "test" for row in progress.rows) else "evaluation")
+                if any(row.get("split") == "test" for row in progress.rows):
+                    self._end.append(self._lap())
+                    return
+                (self._scored_rounds if progress.round else self._first_scores).append(self._lap())
+                self._scored = progress.round
             case _:
-                self._lap("end")
+                self._end.append(self._lap())
 
-    def _lap(self, part: str) -> None:
+    def _lap(self) -> float:
         now = time.monotonic()
-        self._spent[part].append(now - self._last)
-        self._last = now
+        lap, self._last = now - self._last, now
+        return lap
 
     def pace(self, scenario: Scenario) -> Pace | None:
         """Once the run is written up; None if it told too little (it was through before)."""
-        self._lap("end")
-        rounds = self._spent["round"][1:] or self._spent["round"]  # the first one warms up
-        if not self._spent["start"] or (scenario.rounds and not rounds):
+        self._end.append(self._lap())
+        first, scored = (_mean(laps) for laps in (self._first_scores, self._scored_rounds))
+        # the first round warms up
+        each = _mean(self._rounds[1:] or self._rounds) if self._rounds else max(scored - first, 0.0)
+        if not self._start or (scenario.rounds and not self._rounds and not self._scored_rounds):
             return None
-        scores = self._spent["evaluation"]
         here = scenario.run.device == "cpu"  # a worker that waits for a GPU is not idle
         busy = (time.process_time() - self._used) / max(self._last - self._began, 1e-9) if here else 1.0
         return Pace(
-            start=sum(self._spent["start"]),
-            step=sum(rounds) / len(rounds) / max(scenario.federation.local_steps, 1) if rounds else 0.0,
-            evaluation=sum(scores) / len(scores) if scores else 0.0,
-            end=sum(self._spent["end"]),
+            start=sum(self._start),
+            step=each / max(scenario.federation.local_steps, 1),
+            evaluation=max(scored - each, 0.0) if self._scored_rounds else first,
+            end=sum(self._end),
             busy=min(busy, 1.0),
         )
+
+
+def _mean(laps: list[float]) -> float:
+    return sum(laps) / len(laps) if laps else 0.0
 
 
 def read_pace(found: Mapping[str, Any]) -> Pace | None:

@@ -160,7 +160,7 @@ def compare(
 def foresee(
     spec: Spec, *, jobs: int = 0, engine: Engine = "processes", address: str = "", progress: Listener | None = None
 ) -> tuple[list[Planned], Estimate | None]:
-    """The plan of a sweep and how long it would take here; times two rounds of kinds of runs that are not known yet.
+    """The plan of a sweep and how long it would take here; times a few rounds of kinds of runs that are not known yet.
 
     Raises:
         InputError: some combinations are not valid.

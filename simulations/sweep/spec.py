@@ -156,6 +156,8 @@ class Spec(BaseModel):
         content = self.nested() | {"quick": {}}
         head = content["sweep"]
         head["name"] = f"{head['name']}-quick"
+        if head["about"]:  # numbers of seeds and epsilons in it are those of the whole
+            head["about"] = f"The short version of this study: {head['about'].strip()}"
         if quick.seeds is not None:
             head["seeds"] = list(quick.seeds)
         if quick.sample is not None:

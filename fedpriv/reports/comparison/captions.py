@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.naming import WORDS
+from fedpriv.reports.comparison.phrases import MARGIN, equal_in_practice
 
 _REFERENCE = " The trusted curator is a reference, not an option for who does not hand over readings."
 
@@ -29,6 +30,8 @@ def captions(found: Analysis, value: Collaboration | None) -> dict[str, str]:
         "that were run as given, so it is a description; the answer above counts seeds as chance.",
         "clients": "Each client's error against its own seasonal naive forecast, geometric mean over seeds.",
     }
+    if found.overall is not None and equal_in_practice(found.overall):
+        out["differences"] += f" Shaded: less than {MARGIN * 100:g} % more, which nobody would notice."
     if found.sweep.question == "collaboration":
         out["differences"] += _REFERENCE
         out["heat"] += _REFERENCE

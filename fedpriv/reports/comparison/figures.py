@@ -15,6 +15,7 @@ from fedpriv.reports.comparison.axes import MAX_LINES, MAX_PANELS, epsilon_axis,
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.joining_figures import joining_plans
 from fedpriv.reports.comparison.naming import WORDS
+from fedpriv.reports.comparison.phrases import MARGIN, equal_in_practice
 from fedpriv.reports.comparison.place_figures import client_charts, heat_map
 from fedpriv.reports.critical import critical_difference_diagram
 from fedpriv.reports.drawing import WIDTH, Draw, Palette, Picture, figure, png, svg, words
@@ -61,11 +62,13 @@ def _forest(found: Analysis) -> Draw | None:
     order = [rule for rule in found.contenders if rule in trials.rules]
     best = order[0]
     pairs = {pair.b: pair for pair in found.overall.pairs if pair.a == best}
-    not_worse = found.overall.not_worse
+    not_worse, near = found.overall.not_worse, equal_in_practice(found.overall)
 
     def draw(palette: Palette) -> Figure:
         made, axes = figure(1.15 + 0.3 * len(order))
         axes.axvline(0, color=palette.muted, linewidth=1)
+        if near:
+            axes.axvspan(0, MARGIN, color=palette.muted, alpha=0.13, linewidth=0)
         axes.plot([0], [0], "D", color=palette.text, markersize=6)
         ends = [0.0]
         for row, rule in enumerate(order[1:], start=1):

@@ -61,9 +61,10 @@ def everything(found: Analysis) -> str:
 
 def _pair(pair: Paired, adjusted: float, sure: bool) -> list[Cell]:
     mean, low, high = pair.change
+    tone = "good" if sure else ""
     return [
         Cell(pair.a),
-        Cell("differs" if sure else "no evidence", None, "good" if sure else ""),
+        Cell("the same" if pair.mean == pair.standard_error == 0 else "differs" if sure else "no evidence", None, tone),
         Cell(pair.b),
         change(mean, sure=False),
         span(low, high),

@@ -10,10 +10,10 @@ from fedpriv.cli.sweep_progress import estimate_words
 from simulations.sweep import work
 from simulations.sweep.estimate import Estimator, short, wall
 from simulations.sweep.grid import distinct, plan
-from simulations.sweep.pace import Pace, Stopwatch, kind
+from simulations.sweep.pace import Pace, Stopwatch, kind, read_pace
 from simulations.sweep.resolver import Resolver
 from simulations.sweep.spec import Spec
-from simulations.sweep.task import Outcome
+from simulations.sweep.task import Outcome, Task, execute
 from simulations.sweep.work import Work
 from strategies.progress import Progress
 
@@ -35,22 +35,31 @@ def outcome(point, pace: Pace, seconds: float) -> Outcome:
 
 
 def test_a_run_is_its_parts_times_rounds(monkeypatch):
-    """By hand: start 2, two scores of 1, rounds of 9 (warming up), 3 and 5, end 4 + 1 (written up)."""
-    now = iter([0.0, 2.0, 3.0, 12.0, 15.0, 20.0, 21.0, 25.0, 26.0])
+    """By hand: start 2, scores 1, rounds of 9 (warming up), 3 and 5, one of 4 with its scores 2, end 4 + 1."""
+    now = iter([0.0, 2.0, 3.0, 12.0, 15.0, 20.0, 26.0, 26.0, 30.0, 31.0])
     monkeypatch.setattr("simulations.sweep.pace.time.monotonic", lambda: next(now))
-    monkeypatch.setattr("simulations.sweep.pace.time.process_time", iter([0.0, 13.0]).__next__)
+    monkeypatch.setattr("simulations.sweep.pace.time.process_time", iter([0.0, 15.5]).__next__)
     watch = Stopwatch()
-    test = [{"split": "test"}]
-    for stage, rows in (
-        ("waiting", ()), ("evaluation", ()), ("round", ()), ("round", ()), ("round", ()), ("evaluation", ()),
-        ("evaluation", test),
-    ):  # fmt: skip
-        watch(Progress(stage, 0, 3, 2, rows=rows))  # pyright: ignore[reportArgumentType]
+    told = [
+        ("waiting", 0), ("evaluation", 0), ("round", 1), ("round", 2), ("round", 3), ("evaluation", 4), ("round", 4),
+    ]  # fmt: skip
+    for stage, number in told:
+        watch(Progress(stage, number, 4, 2))  # pyright: ignore[reportArgumentType]
+    watch(Progress("evaluation", 4, 4, 2, rows=[{"split": "test"}]))
     scenario = points()[0].scenario.override({"federation.local_steps": 2, "federation.rounds": 100})
     pace = watch.pace(scenario)
-    assert pace == Pace(start=2.0, step=2.0, evaluation=1.0, end=5.0, busy=0.5)
+    assert pace == Pace(start=2.0, step=2.0, evaluation=2.0, end=5.0, busy=0.5)
     # 100 rounds of 2 steps; scores after rounds 0, 10, ... 100
-    assert pace.seconds(scenario) == 2 + 200 * 2 + 11 + 5
+    assert pace.seconds(scenario) == 2 + 200 * 2 + 11 * 2 + 5
+
+
+def test_a_trial_is_told_as_it_really_runs(tmp_path):
+    """A real run: its parts add up to what it took, and rounds are not mistaken for scores."""
+    point = points(set={"federation.rounds": 12, "evaluation.every": 4})[0]
+    done = execute(Task("one", str(tmp_path / "one"), point.scenario.flat()), lambda *_: None)
+    pace = read_pace(done.pace)
+    assert pace is not None and pace.seconds(point.scenario) == pytest.approx(done.seconds, rel=0.5)
+    assert pace.step > 1e-4
 
 
 def test_kinds_are_told_by_what_costs_time():
@@ -65,15 +74,17 @@ def test_an_estimate_needs_one_trial_of_each_large_kind(tmp_path):
     assert estimator.estimate(every, 2) is None
     trials = estimator.trials(every)
     assert [t.scenario.evaluation.windows for t in trials] == [4, 8]
-    assert short(trials[0]).rounds == 2
+    assert short(trials[0]).rounds == 4
     paces = {4: Pace(1.0, 0.1, 0.0, 1.0, busy=0.5), 8: Pace(1.0, 0.2, 0.0, 1.0, busy=0.5)}
     asked = []
 
     def run(tasks):
         asked.extend(tasks)
-        for task, point in zip(tasks, trials, strict=True):
-            assert task.scenario["federation.rounds"] == 2
-            yield outcome(point, paces[point.scenario.evaluation.windows], 9.0)
+        for again, cold in ((0, 5.0), (1, 0.0)):
+            for task, point in zip(tasks[again * 2 : again * 2 + 2], trials, strict=True):
+                assert task.scenario["federation.rounds"] == 4
+                pace = paces[point.scenario.evaluation.windows]
+                yield Outcome(task.run, "done", 9.0, pace={**pace.__dict__, "start": pace.start + cold})
 
     estimator.time(trials, tmp_path / "trials", run)
     found = estimator.estimate(every, 2)
