@@ -15,6 +15,7 @@ from fedpriv.reports.statistics import LEVEL, Paired, Scale, Trials, cliff_word,
 
 Known = tuple[Spread | None, Spread | None]  # between seeds, between clients
 Spreads = Callable[[str, str], Known]
+MARGIN = 0.005  # share of the error within which two rules are equally good for whoever has to choose
 _SAME = (0, b"", b"")
 Outcome = Literal["winner", "tie", "no-evidence", "cannot-tell"]
 
@@ -184,7 +185,9 @@ def _text(
     p_of = {(p.a, p.b): (p, q) for p, q in zip(pairs, adjusted, strict=True)}
     if outcome == "winner":
         second, q = p_of[best, order[1]]
-        head = f"{best} wins: {_change(second, trials.metric)} than {order[1]}, the next best ({_sure(second, q)})."
+        by_a_hair = second.scale == "ratio" and max(map(abs, second.change)) < MARGIN
+        verb = "is ahead by a hair" if by_a_hair else "wins"
+        head = f"{best} {verb}: {_change(second, trials.metric)} than {order[1]}, the next best ({_sure(second, q)})."
         if len(order) > 2:
             head += f" It also beats {_listed(order[2:])}."
         return f"{head} {_effect(second)} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.naming import WORDS
-from fedpriv.reports.comparison.phrases import MARGIN, equal_in_practice
+from fedpriv.reports.comparison.phrases import equal_in_practice
+from fedpriv.reports.verdicts import MARGIN
 
 _REFERENCE = " The trusted curator is a reference, not an option for who does not hand over readings."
 

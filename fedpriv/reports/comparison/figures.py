@@ -15,12 +15,13 @@ from fedpriv.reports.comparison.axes import MAX_LINES, MAX_PANELS, epsilon_axis,
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.joining_figures import joining_plans
 from fedpriv.reports.comparison.naming import WORDS
-from fedpriv.reports.comparison.phrases import MARGIN, equal_in_practice
+from fedpriv.reports.comparison.phrases import equal_in_practice
 from fedpriv.reports.comparison.place_figures import client_charts, heat_map
 from fedpriv.reports.critical import critical_difference_diagram
 from fedpriv.reports.drawing import WIDTH, Draw, Palette, Picture, figure, png, svg, words
 from fedpriv.reports.figures import example_drawing
 from fedpriv.reports.folder import RunFolder
+from fedpriv.reports.verdicts import MARGIN
 
 EXAMPLES = 2  # of each chosen run
 _AT_LINES = 8  # with more lines than this names stand in a legend

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from fedpriv.reports.statistics import Paired
-from fedpriv.reports.verdicts import Verdict, between, percent
+from fedpriv.reports.verdicts import MARGIN, Verdict, between, percent
 
 _MANY = 4  # more names than twice this are counted, not listed
-MARGIN = 0.005  # share of the error within which two rules are equally good for whoever has to choose
 _SLIGHT, _LARGE = 0.02, 0.15  # above it: shares that divide what a sure difference is called
 
 

@@ -19,6 +19,7 @@ from fedpriv.reports.comparison.phrases import (
 from fedpriv.reports.comparison.promises import Promise
 from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.tables import at_most, small
+from fedpriv.reports.verdicts import MARGIN
 
 
 def headline(found: Analysis, value: Collaboration | None) -> str:
