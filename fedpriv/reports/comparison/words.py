@@ -9,7 +9,6 @@ from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.curves import BreakEven, break_even
 from fedpriv.reports.comparison.joining_words import joining_answer, joining_headline
 from fedpriv.reports.comparison.phrases import (
-    MARGIN,
     change_words,
     equal_in_practice,
     interval_words,
