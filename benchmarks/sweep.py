@@ -5,7 +5,8 @@ Three numbers, all from the same scenario on the same machine in turn:
     single     runs per second of one worker process that does nothing else, its first run (imports, data, accounting)
                left out
     sweep      runs per second of N workers, from the first to the last outcome of steady work
-    startup    seconds from the task to the first round in a warm worker
+    startup    seconds from the task to the first round in a warm worker; with a warm start (eia-8) the round of
+               statistics is in it: 0.5 s of CPU time there, where a run from scratch takes 0.04 s
 
 The share `sweep / (cores x single)` should be at least 0.9 on an idle machine. Other work on the machine hits both
 sides alike, but not at the same moment: the single runs are timed before and after the sweep, and CPU seconds per run
