@@ -132,8 +132,10 @@ def read_scenario(path: Path) -> Scenario:
         InputError: not a scenario, without privacy, or with a noise multiplier that is still open.
     """
     scenario = Scenario.from_toml(path)
-    if not scenario.privacy.enabled or not scenario.steps_total:
+    if not scenario.privacy.enabled:
         raise InputError(f"{path} trains without privacy, and a node does not. Nothing was changed.")
+    if not scenario.steps_total:
+        raise InputError(f"{path} has no rounds to train (model.kind={scenario.model.kind}). Nothing was changed.")
     if scenario.privacy.noise_multiplier is None or scenario.optimizer.learning_rate is None:
         raise InputError(
             f"{path} does not state its noise multiplier and learning rate, so its cost is not known; ask for the "

@@ -152,8 +152,13 @@ def for_nodes(scenario: Scenario, *, clients: int) -> Scenario:
     Raises:
         InputError: no privacy, a partition, or a warm start, which no node would serve.
     """
-    if not scenario.privacy.enabled or not scenario.steps_total:
+    if not scenario.privacy.enabled:
         raise InputError("a federation of real nodes trains with privacy only; nothing was made.")
+    if not scenario.steps_total:
+        raise InputError(
+            f"model.kind={scenario.model.kind} has no rounds to train; real nodes serve model.kind=diffusion, which starts "
+            "from the same statistics (model.warm_start) and trains on. Nothing was made."
+        )
     if scenario.partition.kind != "natural":
         raise InputError(
             f"partition.kind={scenario.partition.kind} divides data, but each node has its own; leave natural. "
