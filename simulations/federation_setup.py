@@ -156,8 +156,8 @@ def for_nodes(scenario: Scenario, *, clients: int) -> Scenario:
         raise InputError("a federation of real nodes trains with privacy only; nothing was made.")
     if not scenario.steps_total:
         raise InputError(
-            f"model.kind={scenario.model.kind} has no rounds to train; real nodes serve model.kind=diffusion, which starts "
-            "from the same statistics (model.warm_start) and trains on. Nothing was made."
+            f"model.kind={scenario.model.kind} has no rounds to train; real nodes serve model.kind=diffusion, which "
+            "starts from the same statistics (model.warm_start) and trains on. Nothing was made."
         )
     if scenario.partition.kind != "natural":
         raise InputError(
