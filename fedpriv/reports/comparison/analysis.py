@@ -205,6 +205,11 @@ def client_changes(found: Analysis, cell: Cell, rule: str) -> dict[str, tuple[fl
     }
 
 
+def place_word(found: Analysis) -> str:
+    """What a place of the comparison is called: `partition` where data are divided in several ways, else `setting`."""
+    return "partition" if len({run.settings.get("partition.kind") for run in found.sweep.done}) > 1 else "setting"
+
+
 def cell_name(where: str, epsilon: float | None) -> str:
     """`iid at epsilon 4`, `without privacy`."""
     at = "without privacy" if epsilon is None else f"epsilon {epsilon:g}"

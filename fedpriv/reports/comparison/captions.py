@@ -32,7 +32,7 @@ def captions(found: Analysis, value: Collaboration | None) -> dict[str, str]:
         "clients": "Each client's error against its own seasonal naive forecast, geometric mean over seeds.",
     }
     if found.overall is not None and equal_in_practice(found.overall):
-        out["differences"] += f" Shaded: less than {MARGIN * 100:g} % more, which nobody would notice."
+        out["differences"] += f" Shaded: less than {MARGIN * 100:g} % more, too little to choose by."
     if found.sweep.question == "collaboration":
         out["differences"] += _REFERENCE
         out["heat"] += _REFERENCE

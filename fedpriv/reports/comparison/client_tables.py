@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fedpriv.reports.cells import Cell, Grid, Head
-from fedpriv.reports.comparison.analysis import Analysis, against_naive, baseline_errors, client_changes
+from fedpriv.reports.comparison.analysis import Analysis, against_naive, baseline_errors, client_changes, place_word
 from fedpriv.reports.comparison.cells import Titled, change
 from fedpriv.reports.tables import METRICS, number
 
@@ -25,7 +25,7 @@ def fair(found: Analysis) -> Titled | None:
         Head("largest error"),
         Head("whose"),
         Head("losers", "share of clients with more error than their own seasonal naive forecast"),
-        Head("largest loss against naive", "or the least gain, where nobody loses"),
+        Head("largest loss or least gain", "of a client against its own seasonal naive forecast"),
         Head("whose"),
         Head("Gini", "of the clients' errors"),
     ]
@@ -47,10 +47,10 @@ def fair(found: Analysis) -> Titled | None:
         ]
         for (rule, epsilon), f in found.fairness.items()
     ]
+    over = f" of all {place_word(found)}s" if len(found.wheres) > 1 else ""
     text = (
-        f"Over all clients{' of all partitions' if len(found.wheres) > 1 else ''}, geometric means over seeds. The "
-        "client with the largest error and the one that loses most against its own seasonal naive forecast need not "
-        "be the same. Grey: the interval holds 0, or there is none."
+        f"Over all clients{over}, geometric means over seeds. The client with the largest error and the one that loses "
+        "most against its own seasonal naive forecast need not be the same. Grey: the interval holds 0."
     )
     return Titled("Not only the mean", Grid(heads, rows), text)
 
@@ -77,7 +77,11 @@ def by_client(found: Analysis) -> Titled | None:
             rows.append(row)
     if not rows:
         return None
-    heads = [*([Head("Partition")] if len(found.wheres) > 1 else []), Head("Client"), Head("epsilon")]
+    heads = [
+        *([Head(place_word(found).capitalize())] if len(found.wheres) > 1 else []),
+        Head("Client"),
+        Head("epsilon"),
+    ]
     heads += [
         Head(rule, "error against the client's seasonal naive forecast, geometric mean over seeds")
         for rule in found.contenders

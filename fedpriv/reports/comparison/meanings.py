@@ -19,6 +19,15 @@ RULES = {
     "auto-s": "every sample's gradient is brought to nearly the bound, short ones too.",
     "psac": "like auto-s, but very short gradients are left shorter.",
     "nsgd": "every sample's gradient is divided by its length plus a constant.",
+    "auto-v": "every sample's gradient is brought to exactly the bound, however short it was.",
+    "psasc": "like psac, with a momentum of each sample's own.",
+    "quantile": "like flat, with a bound that follows a quantile of the gradients' lengths, found privately.",
+    "global-adapt-v2s": "all gradients are scaled down alike, and those still longer than the bound are cut.",
+}
+MODELS = {
+    "ridge": "a linear forecast fitted in closed form from one round of noised sums.",
+    "gaussian": "the conditional mean of a normal law fitted from one round of noised sums.",
+    "diffusion": "the diffusion model: by default it starts from such a closed-form model and is trained in rounds.",
 }
 MEASURES = {
     "mse": "mean squared error in squared units of each client's own spread (standard deviation of its training part): "
@@ -69,9 +78,10 @@ _COMMON = (
     ),
     (
         "Reading, meter, budget, committed",
-        "A reading is one value of one meter at one step; a meter is one series with all its readings. Budget is the "
-        "epsilon that a run was given; committed is what its clients claim for the whole run, never above the budget. "
-        "“No finite one”: for so large a unit nothing can be promised.",
+        "A reading is one value of one meter at one step; a meter is one series with all its readings, such as the "
+        "load of a whole utility: then nothing is said of its customers. Budget is the epsilon that a run was given; "
+        "committed is what its clients claim for the whole run, never above the budget. “No finite one”: for so large "
+        "a unit nothing can be promised.",
     ),
     (
         "Epsilon and its unit",
@@ -109,11 +119,13 @@ def meanings(found: Analysis, value: Collaboration | None) -> list[tuple[str, st
     """(term, text) of what the page uses."""
     kinds = {str(run.settings.get("partition.kind", "natural")) for run in found.sweep.done}
     metrics = set(found.sweep.frame["metric"])
+    models = {str(run.settings.get("model.kind", "diffusion")) for run in found.sweep.done}
     rules = {str(run.settings["privacy.clipper"]) for run in found.sweep.done if "privacy.clipper" in run.settings}
     return [
         *(_JOINING if value is not None else ()),
         *_COMMON,
         *((f"Partition: {kind}", text) for kind, text in PARTITIONS.items() if kind in kinds and len(found.wheres) > 1),
+        *((f"Model: {name}", text) for name, text in MODELS.items() if name in models and len(models) > 1),
         *((f"Clipping rule: {name}", text) for name, text in RULES.items() if name in rules),
         *((METRICS[name], text) for name, text in MEASURES.items() if name in metrics),
     ]

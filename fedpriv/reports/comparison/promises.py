@@ -129,9 +129,9 @@ def not_promised(found: tuple[Promise, ...]) -> list[str]:
     meters = [promise.ladder.get("meter") for promise in found if "meter" not in promise.unit]
     known = [value for value in meters if value is not None]
     if known and max(known) > _MEANINGFUL:
-        said = at_most(max(known)) if math.isfinite(max(known)) else "no finite number"
+        said = f"epsilon is up to {at_most(max(known))}" if math.isfinite(max(known)) else "no epsilon is known"
         out.append(
-            f"A whole meter. The promise is about one {units}; for all readings of one meter together epsilon is up to "
-            f"{said}, which protects nothing."
+            f"A whole meter. The promise is about one {units}; for all readings of one meter together {said}, which "
+            "protects nothing."
         )
     return out

@@ -10,6 +10,7 @@ from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.analysis import (
     Analysis,
     option,
+    place_word,
 )
 from fedpriv.reports.comparison.analysis import Cell as Place
 from fedpriv.reports.comparison.cells import Titled, change, p_value, span
@@ -38,8 +39,9 @@ def pairs(found: Analysis) -> Titled | None:
         Head("effect", "Cliff's delta against the spread between clients"),
     ]
     rows = [_pair(pair, q, pair.significant(q)) for pair, q in zip(overall.pairs, overall.adjusted, strict=True)]
+    all_pairs = "The one pair" if len(rows) == 1 else f"All {len(rows)} pairs"
     text = (
-        f"All {len(rows)} pairs, over all {everything(found)}. The intervals are for one pair by itself; p is adjusted "
+        f"{all_pairs}, over all {everything(found)}. The intervals are for one pair by itself; p is adjusted "
         "for all of them (Holm), and decides."
     )
     if len({round(q, 12) for q in overall.adjusted if q < 1}) < sum(q < 1 for q in overall.adjusted):
@@ -54,7 +56,7 @@ def pairs(found: Analysis) -> Titled | None:
 
 def everything(found: Analysis) -> str:
     """What is averaged over: `seeds, clients, partitions and epsilons`, as far as there are several."""
-    parts = ["seeds", "clients", *(["partitions"] if len(found.wheres) > 1 else [])]
+    parts = ["seeds", "clients", *([f"{place_word(found)}s"] if len(found.wheres) > 1 else [])]
     parts += ["epsilons"] if len(found.epsilons) > 1 else []
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
@@ -80,7 +82,7 @@ def places(found: Analysis) -> Titled | None:
     if not cells:
         return None
     heads = [
-        *([Head("Partition")] if len(found.wheres) > 1 else []),
+        *([Head(place_word(found).capitalize())] if len(found.wheres) > 1 else []),
         Head("epsilon"),
         Head("least error"),
         Head("verdict", "whether this combination by itself shows it, adjusted over all combinations"),

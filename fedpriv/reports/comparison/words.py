@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import math
 
-from fedpriv.reports.comparison.analysis import Analysis, against_naive, cell_name, client_changes, clients_words
+from fedpriv.reports.comparison.analysis import (
+    Analysis,
+    against_naive,
+    cell_name,
+    client_changes,
+    clients_words,
+    place_word,
+)
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.curves import BreakEven, break_even
 from fedpriv.reports.comparison.joining_words import joining_answer, joining_headline
@@ -59,7 +66,7 @@ def _close_headline(found: Analysis, near: tuple[str, ...], count: int) -> str:
             f"{size_words(first.change[0])} ({change_words(first.change[0])} than {first.b})."
         )
     return (
-        f"{text}: take any of them. They are {size_words(after.change[0])} than the rest "
+        f"{text}: as far as the error goes, take any of them. They are {size_words(after.change[0])} than the rest "
         f"({change_words(after.change[0])} than the next, {after.b})."
     )
 
@@ -110,7 +117,7 @@ def _how_sure(found: Analysis) -> str:
     if near:
         text += (
             f"That {overall.best} is ahead of {listed(near)} is more than chance, but less than {MARGIN * 100:g} %: "
-            "nobody would notice. "
+            "too little to choose by. "
         )
     if open_:
         first, _ = pairs[open_[0]]
@@ -119,11 +126,12 @@ def _how_sure(found: Analysis) -> str:
         first, q = pairs[beaten[0]]
         text += (
             f"More than chance: its error is lower than that of {listed(beaten)}. Against {first.b}, the closest of "
-            f"these, {interval_words(first)}, better for {first.better * 100:.0f} % of clients. If nothing differed at "
+            f"these, {interval_words(first)}, better for {first.better * 100:.0f} % of "
+            f"{'all clients of all partitions' if len(found.wheres) > 1 else 'clients'}. If nothing differed at "
             f"all, chance alone would produce a difference like this {_rarely(q)}. "
         )
         if cliff_word(first.cliff) == "negligible":
-            text += "Certain is not large: against the spread between clients this difference is negligible. "
+            text += "Sure does not mean large: against the spread between clients this difference is negligible. "
         ranks = overall.ranks
         if not open_ and ranks is not None and len(ranks.rules) > 2 and not ranks.separates(overall.best, first.b):
             text += (
@@ -143,7 +151,7 @@ def found_words(found: Analysis) -> str:
     trials = found.overall_trials
     assert trials is not None
     text = f"{len(trials.seeds)} seed{'s' if len(trials.seeds) > 1 else ''} and {clients_words(trials)}"
-    parts = [f"{len(found.wheres)} partitions"] if len(found.wheres) > 1 else []
+    parts = [f"{len(found.wheres)} {place_word(found)}s"] if len(found.wheres) > 1 else []
     parts += [f"{len(found.epsilons)} epsilons"] if len(found.epsilons) > 1 else []
     text += f", averaged over {' and '.join(parts)}" if parts else ""
     return text + (" (the same data dealt out anew, so no partition adds clients to another)" if trials.parts else "")
@@ -156,7 +164,8 @@ def _places(found: Analysis) -> str:
         return ""
     best = found.overall.best
     least = [cell for cell in cells if cell.best == best]
-    text = f"{best} has the least error in {len(least)} of {len(cells)} combinations of partition and epsilon."
+    among = f"combinations of {place_word(found)} and epsilon"
+    text = f"{best} has the least error in {len(least)} of {len(cells)} {among}."
     sure = [cell for cell in cells if cell.verdict and cell.verdict.outcome == "winner"]
     if not sure:
         text += " No combination by itself shows a single winner; the average over them is what decides."
@@ -205,7 +214,10 @@ def _left_behind(found: Analysis) -> str:
     if not scored:
         return ""
     if not said:
-        return f"Nobody is left behind: with {found.best} every client has less error than its own seasonal naive."
+        return (
+            f"Nobody is left behind in these runs: with {found.best} every client has less error, mean over seeds, "
+            "than its own seasonal naive."
+        )
     return (
         f"Not every client gains. More error with {found.best} than with their own seasonal naive forecast, mean over "
         f"seeds: {'; '.join(said)}."
@@ -265,9 +277,10 @@ def promise_words(promises: tuple[Promise, ...], *, several_settings: bool = Fal
     budgets = sorted({promise.budget for promise in promises})
     epsilons = listed([f"{b:g}" for b in budgets]) if len(budgets) > 1 else f"{budgets[0]:g}"
     text = (
-        f"What is promised: every client gets epsilon {epsilons} for one {' or one '.join(units)} over the whole run"
+        f"What is promised: {'in each run ' if len(budgets) * len(units) > 1 else ''}every client gets "
+        f"{'one epsilon of ' if len(budgets) > 1 else 'epsilon '}{epsilons} for one "
+        f"{' or for one '.join(units)} over the whole run"
         + (f", at delta {' or '.join(small(d) for d in deltas)}" if deltas else "")
-        + (", depending on the run" if len(budgets) > 1 else "")
         + (
             ". Against whom depends on the setting: see “What is promised”."
             if several_settings

@@ -216,7 +216,9 @@ def test_rules_that_are_one_and_winners_by_a_hair_are_said(tmp_path):
     ]
     found = analyse(Sweep.open(made.write(tmp_path / "s")))
     assert found.overall is not None and found.overall.outcome == "winner"
-    assert headline(found, None).startswith("a and b are the best of 4 and less than 0.5 % apart: take any of them.")
+    assert headline(found, None).startswith(
+        "a and b are the best of 4 and less than 0.5 % apart: as far as the error goes,"
+    )
     assert any(note.startswith("flat and nsgd gave the very same numbers") for note in found.notes)
     # four rules, one of them twice: three comparisons in all
     assert "adjusted for 3 comparisons" in found.overall.text
