@@ -34,7 +34,7 @@ def evaluate(message: Message, node: Node) -> Message:
         # A copy: torch does not take the read-only view of the message.
         parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
         sums = worker.evaluate(node.client, parameters, part=part, samples=request.samples, reference=reference)
-    released = released_metrics(node, request, worker, part)
+    released = released_metrics(node, request, worker, part, reference)
     sums |= _personal(node, request, worker)
     charged = bool(released) or _pays_for_personal(request, worker)
     seq, head = ledgers.get(node, create=False).head() if charged else (0, "")

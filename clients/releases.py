@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
-from clients.agreed import check_agreed, reference_of
+from clients.agreed import check_agreed
 from clients.ledgers import ledgers
 from clients.node import Node, NotConfigured
 from fedpriv.messages import (
@@ -31,14 +32,17 @@ from fedpriv.training import LocalWorker
 
 
 def released_metrics(
-    node: Node, request: EvaluateRequest, worker: LocalWorker, part: Literal["validation", "test"]
+    node: Node,
+    request: EvaluateRequest,
+    worker: LocalWorker,
+    part: Literal["validation", "test"],
+    reference: NDArray[np.float32] | None,
 ) -> dict[str, float]:
     """Noisy scores, if the scenario pays for them; nothing otherwise."""
     if all(c.run_id != side_run(request.run_id, "metrics") for c in worker.commitments.side_contracts(request.run_id)):
         return {}
     number = 2 * request.round + (part == "test")
     parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
-    reference = reference_of(request.reference, worker)
 
     def make() -> bytes:
         found = worker.release_metrics(

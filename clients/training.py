@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
 from clients.agreed import check_agreed, reference_of, rule_state_of
 from clients.ledgers import ledgers
@@ -17,6 +18,8 @@ from fedpriv.messages import (
 )
 from fedpriv.privacy.renyi_contract import AnyContract
 from fedpriv.training import LocalWorker, Trained
+
+Vector = NDArray[np.float32]
 
 
 def train(message: Message, node: Node) -> Message:
@@ -32,15 +35,15 @@ def train(message: Message, node: Node) -> Message:
     worker = LocalWorker.for_scenario(node.local)
     parameters = decode_model(request.model, num_parameters=worker.num_parameters)
     start = Trained(parameters, rule_state_of(request, worker))
-    reference_of(request.reference, worker)
+    reference = reference_of(request.reference, worker)
     if request.steps == 0:
-        return _reply(message, request, start, 0, "")
+        return _sent(message, _reply(request, start, 0, ""))
     contract = worker.commitments.contract(request.run_id)
     if contract is None:
         if node.mode == "deployment":
             raise NotConfigured("a deployed client trains with privacy only")
-        return _reply(message, request, _trained(worker, node, request, start), 0, "")
-    return _train_privately(message, node, request, worker, start, contract)
+        return _sent(message, _reply(request, _trained(worker, node, request, start, reference), 0, ""))
+    return _train_privately(message, node, request, worker, start, reference, contract)
 
 
 def _train_privately(
@@ -49,6 +52,7 @@ def _train_privately(
     request: TrainRequest,
     worker: LocalWorker,
     start: Trained,
+    reference: Vector | None,
     contract: AnyContract,
 ) -> Message:
     ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
@@ -65,26 +69,19 @@ def _train_privately(
     if reservation.stored is not None:
         seq, head = ledger.head()
         stored = TrainReply.from_bytes(reservation.stored, ledger_seq=seq, ledger_head=head)
-        return Message(stored.to_record(), reply_to=message)
+        return _sent(message, stored)
     if reservation.repeated and node.mode == "deployment":
         # Fresh noise for the same charge would be a second, unpaid release.
         raise WireError("this round was charged before and its reply is lost", Refusal.LOST)
     # In simulation the streams are seeded by client and round: computing again gives the identical release.
-    trained = _trained(worker, node, request, start)
-    reply = TrainReply(
-        run_id=request.run_id,
-        round=request.round,
-        steps=request.steps,
-        ledger_seq=0,
-        ledger_head="",
-        parameters=trained.parameters,
-        rule=trained.rule_state,
-    )
-    ledger.store_reply(reservation, reply.to_bytes())
-    return _reply(message, request, trained, *ledger.head())
+    trained = _trained(worker, node, request, start, reference)
+    ledger.store_reply(reservation, _reply(request, trained, 0, "").to_bytes())
+    return _sent(message, _reply(request, trained, *ledger.head()))
 
 
-def _trained(worker: LocalWorker, node: Node, request: TrainRequest, start: Trained) -> Trained:
+def _trained(
+    worker: LocalWorker, node: Node, request: TrainRequest, start: Trained, reference: Vector | None
+) -> Trained:
     trained = worker.train(
         node.client,
         start.parameters,
@@ -92,7 +89,7 @@ def _trained(worker: LocalWorker, node: Node, request: TrainRequest, start: Trai
         steps=request.steps,
         mode=node.mode,
         rule_state=start.rule_state,
-        reference=reference_of(request.reference, worker),
+        reference=reference,
     )
     pairs = [(trained.parameters, start.parameters), (trained.rule_state, start.rule_state)]
     for after, before in pairs:
@@ -105,8 +102,8 @@ def _trained(worker: LocalWorker, node: Node, request: TrainRequest, start: Trai
     return trained
 
 
-def _reply(message: Message, request: TrainRequest, trained: Trained, seq: int, head: str) -> Message:
-    reply = TrainReply(
+def _reply(request: TrainRequest, trained: Trained, seq: int, head: str) -> TrainReply:
+    return TrainReply(
         run_id=request.run_id,
         round=request.round,
         steps=request.steps,
@@ -115,4 +112,7 @@ def _reply(message: Message, request: TrainRequest, trained: Trained, seq: int, 
         parameters=trained.parameters,
         rule=trained.rule_state,
     )
+
+
+def _sent(message: Message, reply: TrainReply) -> Message:
     return Message(reply.to_record(), reply_to=message)

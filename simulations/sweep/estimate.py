@@ -21,10 +21,8 @@ from simulations.sweep.pace import Pace, kind, read_pace, steps
 from simulations.sweep.task import Outcome, Task
 
 MAX_TRIALS = 6
-TRIAL_ROUNDS, TRIAL_STEPS = (
-    4,
-    8,
-)  # rounds of a trial, scored before the first and after the last; most local steps of each
+TRIAL_ROUNDS = 4  # of a trial, scored before the first and after the last
+TRIAL_STEPS = 8  # at most, in each of its rounds
 _TWICE = 2  # trials of a kind: the first one loads libraries and data
 _WORTH = 20  # a trial is made where at least this many times its steps are to come
 _REMEMBERED = 500  # kinds
