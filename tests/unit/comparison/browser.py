@@ -86,7 +86,8 @@ def browser() -> Iterator[Browser]:
     client = pytest.importorskip("websockets.sync.client")
     if not CHROMIUM:
         pytest.skip("no Chromium here")
-    with tempfile.TemporaryDirectory() as profile:
+    # Chromium's helper processes may write to the profile for a moment after their parent has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
                 CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
@@ -101,7 +102,11 @@ def browser() -> Iterator[Browser]:
                 yield Browser(socket)
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _port(file: Path) -> int:
