@@ -164,7 +164,7 @@ class TestRayGrid:
                         os.kill(os.getpid(), signal.SIGKILL)
                     if what == "raise":
                         raise RuntimeError("SECRET-4711")
-                    time.sleep(3)
+                    time.sleep(13)
             return real(message, context)
         """
     )
@@ -211,16 +211,13 @@ class TestRayGrid:
     def test_a_late_reply_is_thrown_away(self, tiny, misbehaving):
         (misbehaving / "sleep-2-3").touch()
         seen = []
-        scenario = tiny("ray", federation__quorum=2, federation__deadline=2.0, federation__rounds=4)
-        # the first round loads data and models in each actor, and needs its own time
-        self.run(scenario.override({"federation.deadline": 20.0}))
-        (misbehaving / "sleep-2-3").touch()
-        late = tiny("late", federation__quorum=2, federation__deadline=2.5, federation__rounds=4)
+        # the first round loads data and models in each actor: a deadline that a busy machine keeps
+        late = tiny("late", federation__quorum=2, federation__deadline=10.0, federation__rounds=4)
         start = time.monotonic()
         self.run(late, lambda p: seen.append(p.report) if p.report else None)
         assert ("utility-001",) in [r.missing for r in seen]
         assert seen[-1].counted
-        assert time.monotonic() - start < 120
+        assert time.monotonic() - start < 300
 
     def test_an_unknown_cluster_is_bad_input(self, tiny):
         pytest.importorskip("ray")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,12 +206,14 @@ def test_a_client_without_data_is_bad_input(tiny, run_inline, monkeypatch):
     assert folder.status["retired"] == {"utility-002": "no-data"}
 
 
-def test_a_client_that_comes_too_late_is_missing(tiny, run_inline):
-    seen = []
+def test_a_client_that_comes_too_late_is_missing(tiny, run_inline, monkeypatch):
+    seen, now = [], [0.0]
+    for module in ("simulations.inline_grid", "strategies.base"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slow(message, context):
         if message.metadata.dst_node_id == BAD and message.metadata.message_type == "train":
-            time.sleep(0.6)
+            now[0] += 0.6
         return client_app.app(message, context)
 
     scenario = tiny(federation__rounds=2, federation__quorum=2, federation__deadline=0.5)
@@ -251,8 +253,9 @@ def test_absent_clients_end_the_run_before_it_begins(tiny, run_inline):
     folder = RunFolder.create(scenario.run.out, scenario)
     with pytest.raises(InputError, match="2 of 3 clients are there"):
         federation(Fewer(client_app.app, 3, scenario.flat()), scenario, folder)
-    scenario = tiny("enough", federation__deadline=0.3, federation__quorum=2, federation__rounds=1)
+    scenario = tiny("enough", federation__quorum=2, federation__rounds=1)
     folder = RunFolder.create(scenario.run.out, scenario)
+    folder.update_status(patience=0.1)
     federation(Fewer(client_app.app, 3, scenario.flat()), scenario, folder)
     assert folder.status["clients"] == ["utility-000", "utility-002"]
 

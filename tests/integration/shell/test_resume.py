@@ -176,7 +176,7 @@ def test_sigkill(tiny, run_inline, tmp_path):
                 time.sleep(0.15)
                 child.send_signal(signal.SIGKILL)
                 break
-        child.wait(timeout=120)
+        child.wait(timeout=600)
         child.stdout.close()
     folder = RunFolder.open(out)
     found = folder.load_checkpoint()

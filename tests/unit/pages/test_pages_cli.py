@@ -23,7 +23,7 @@ HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "flwr", "ray", "r
 
 def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env, timeout=600)
 
 
 def test_help_loads_nothing_heavy() -> None:

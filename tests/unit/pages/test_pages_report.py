@@ -223,7 +223,7 @@ def test_a_real_browser_sorts_the_table_and_reports_no_errors(written_run: RunFo
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert "CONSOLE" not in done.stderr, done.stderr
     title = re.search(r"<title>(.*?)</title>", done.stdout)

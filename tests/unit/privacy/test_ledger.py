@@ -512,9 +512,9 @@ def test_eight_processes_and_one_last_token(ledger: Ledger, path: Path):
     children = [fork.Process(target=_contend, args=(str(path), i, gate, results)) for i in range(8)]
     for child in children:
         child.start()
-    outcomes = sorted(results.get(timeout=60) for _ in children)
+    outcomes = sorted(results.get(timeout=300) for _ in children)
     for child in children:
-        child.join(timeout=60)
+        child.join(timeout=300)
     assert outcomes == ["refused"] * 7 + ["won"]
     with Ledger.open(path, dataset="meters-1") as after:
         assert after.spent_tokens("run") == 10

@@ -89,15 +89,15 @@ class TestProvenance:
 
 class TestProcesses:
     def test_a_tree_is_found_and_ended(self):
-        code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
-        parent = subprocess.Popen([sys.executable, "-c", code + "time.sleep(60)"])
-        deadline = time.monotonic() + 20
+        code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+        parent = subprocess.Popen([sys.executable, "-c", code + "time.sleep(600)"])
+        deadline = time.monotonic() + 120
         while not (children := descendants(parent.pid)) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert len(children) == 1
         end({parent.pid, *children}, wait=5.0)
-        parent.wait(timeout=5)
-        deadline = time.monotonic() + 5
+        parent.wait(timeout=120)
+        deadline = time.monotonic() + 120
         while any(alive(pid) for pid in children) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not any(alive(pid) for pid in children)
@@ -105,9 +105,9 @@ class TestProcesses:
     @pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="marks are read from /proc")
     def test_marked_processes_only(self):
         env = {**os.environ, "FEDPRIV_TEST_MARK": "here"}
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=env)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=env)
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while marked("FEDPRIV_TEST_MARK", "here") != {child.pid} and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert marked("FEDPRIV_TEST_MARK", "here") == {child.pid}
@@ -118,13 +118,13 @@ class TestProcesses:
 
     def test_one_that_does_not_listen_is_killed(self):
         code = (
-            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(600)"
         )
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()
         end([child.pid], wait=0.2)
-        assert child.wait(timeout=5) < 0
+        assert child.wait(timeout=120) < 0
 
 
 class TestFlowerLauncher:
