@@ -122,5 +122,5 @@ def _page_socket(port: int) -> str:
     import urllib.request
 
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/json", timeout=20) as reply:
+    with opener.open(f"http://127.0.0.1:{port}/json", timeout=240) as reply:
         return next(tab["webSocketDebuggerUrl"] for tab in json.load(reply) if tab["type"] == "page")
