@@ -89,7 +89,9 @@ class TestProvenance:
 
 class TestProcesses:
     def test_a_tree_is_found_and_ended(self):
-        code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+        code = (
+            "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+        )
         parent = subprocess.Popen([sys.executable, "-c", code + "time.sleep(600)"])
         deadline = time.monotonic() + 120
         while not (children := descendants(parent.pid)) and time.monotonic() < deadline:
@@ -118,7 +120,8 @@ class TestProcesses:
 
     def test_one_that_does_not_listen_is_killed(self):
         code = (
-            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(600)"
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "print('x', flush=True); time.sleep(600)"
         )
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
         assert child.stdout is not None
