@@ -91,6 +91,7 @@ def forecast(
     resample: bool = False,
     timezone: str = "",
     unit: str = "",
+    sampling: Mapping[str, object] | None = None,
 ) -> Forecast:
     """Forecasts every series of a table from its newest readings.
 
@@ -107,11 +108,13 @@ def forecast(
         seed: of the samples.
         at: stamp of the first step to forecast; readings from there on are not used. Empty: after the last reading.
         channels, resample, timezone, unit: see `fedpriv.user_panel.lay_out`.
+        sampling: how samples are drawn, where not as the model was run; see `fedpriv.trained.Trained.sampled`.
 
     Raises:
         InputError: the model cannot forecast, the table does not fit it, or no series has enough readings.
     """
     require(trained, "forecast")
+    trained = trained.sampled(sampling or {})
     task = trained.scenario.task
     horizon = horizon or task.horizon
     if not 1 <= horizon <= LONGEST:

@@ -91,6 +91,7 @@ def impute(
     resample: bool = False,
     timezone: str = "",
     unit: str = "",
+    sampling: Mapping[str, object] | None = None,
 ) -> Imputation:
     """Fills the gaps of every series of a table.
 
@@ -105,11 +106,13 @@ def impute(
         seed: of the samples.
         longest_gap: steps; 0: the longest run of hidden steps in training (see `fedpriv.trained.longest_run`).
         channels, resample, timezone, unit: see `fedpriv.user_panel.lay_out`.
+        sampling: how samples are drawn, where not as the model was run; see `fedpriv.trained.Trained.sampled`.
 
     Raises:
         InputError: the model cannot fill gaps, or the table does not fit it.
     """
     require(trained, "impute")
+    trained = trained.sampled(sampling or {})
     window, learned = trained.scenario.task.window, longest_run(trained.scenario.task)
     check_samples(samples, least=0, use="impute")
     longest_gap = longest_gap or learned

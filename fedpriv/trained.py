@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,8 @@ from fedpriv.models.reference import make_one_round
 Use = Literal["forecast", "impute"]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The quantiles that are written."""
+SAMPLING = ("solver", "sampling_steps", "guidance", "nag_scale", "nag_tau", "nag_alpha", "nag_norm")
+"""The settings of `diffusion` that act on samples alone, so that a finished model takes others than it was run with."""
 MOST_SAMPLES = 10_000
 NOTHING = {"forecast": "Nothing was forecast.", "impute": "Nothing was filled."}
 
@@ -101,6 +104,23 @@ class Trained:
         transformer = model.transformer
         model.run_transformer = transformer is not None and any(bool(p.any()) for p in transformer.output.parameters())
         return cls(model=model.eval(), scenario=scenario, **facts)
+
+    def sampled(self, changes: Mapping[str, object]) -> Trained:
+        """The same model, its samples drawn in another way. Post-processing: it costs no privacy.
+
+        Args:
+            changes: scenario keys of `SAMPLING`, such as {"diffusion.guidance": 2.0}; empty: as it was run.
+
+        Raises:
+            InputError: another key, or a value out of range or that the model was not trained for.
+        """
+        known = [f"diffusion.{name}" for name in SAMPLING]
+        if other := [key for key in changes if key not in known]:
+            raise InputError(
+                f"{other[0]} is not a setting of how samples are drawn, and a finished model keeps all others; known "
+                f"are {', '.join(known)}. Nothing was computed."
+            )
+        return replace(self, scenario=self.scenario.override(changes)) if changes else self
 
     @property
     def period(self) -> int:

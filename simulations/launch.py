@@ -118,7 +118,7 @@ class Run:
             table: a DataFrame with a DatetimeIndex and a column for each series, or a fedpriv `Table`.
             keep_samples: also the samples, a column each.
             personal: use this client's own model: see `personal`.
-            **options: horizon, samples, seed, at, channels, resample, timezone, unit: see
+            **options: horizon, samples, seed, at, channels, resample, timezone, unit, sampling: see
                 `fedpriv.forecasting.forecast`.
 
         Raises:
@@ -138,7 +138,7 @@ class Run:
         Args:
             table: a DataFrame with a DatetimeIndex and a column for each series, or a fedpriv `Table`.
             personal: use this client's own model: see `personal`.
-            **options: samples, seed, longest_gap, channels, resample, timezone, unit: see
+            **options: samples, seed, longest_gap, channels, resample, timezone, unit, sampling: see
                 `fedpriv.imputation.impute`.
 
         Raises:

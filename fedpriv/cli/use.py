@@ -120,6 +120,16 @@ Personal = Annotated[
         show_default=False,
     ),
 ]
+Sampling = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Draw samples otherwise than the model was run with: diffusion.solver, sampling_steps, guidance, "
+        "nag_scale, nag_tau, nag_alpha, nag_norm; repeat for more.",
+        show_default=False,
+    ),
+]
 Repeats = Annotated[
     Duplicates, typer.Option("--duplicates", help="One stamp with several values: refuse the file, or take the mean.")
 ]
@@ -144,6 +154,7 @@ def forecast(
         ),
     ] = "",
     personal: Personal = "",
+    sampling: Sampling = None,
     plot: Plot = None,
     time_column: TimeColumn = "",
     client_column: ClientColumn = "",
@@ -160,10 +171,11 @@ def forecast(
     """Reads, forecasts, writes, says what was done."""
     _check(output, plot, input, overwrite)
     from fedpriv import forecasting
+    from fedpriv.config import parse_assignments
     from fedpriv.data.table import step_text
     from fedpriv.reports.output import write_frame
 
-    mapping = _mapping(channel)
+    mapping, changes = _mapping(channel), parse_assignments(sampling or [])
     trained, user, remarks = _load(
         run, personal, input, "forecast", time_column, client_column, value_column, mapping, series, unit, duplicates
     )
@@ -177,6 +189,7 @@ def forecast(
         channels=mapping,
         resample=resample,
         timezone=timezone,
+        sampling=changes,
     )
     name = user.client or ("series" if user.time != "series" else "column")
     write_frame(result.frame(time=user.time, series=name, samples=keep_samples), output)
@@ -218,6 +231,7 @@ def impute(
     ] = None,
     seed: Seed = 0,
     personal: Personal = "",
+    sampling: Sampling = None,
     plot: Plot = None,
     time_column: TimeColumn = "",
     client_column: ClientColumn = "",
@@ -234,9 +248,10 @@ def impute(
     """Reads, fills, writes, says what was done and what was left."""
     _check(output, plot, input, overwrite)
     from fedpriv import imputation
+    from fedpriv.config import parse_assignments
     from fedpriv.reports.output import write_frame
 
-    mapping = _mapping(channel)
+    mapping, changes = _mapping(channel), parse_assignments(sampling or [])
     trained, user, remarks = _load(
         run, personal, input, "impute", time_column, client_column, value_column, mapping, series, unit, duplicates
     )
@@ -249,6 +264,7 @@ def impute(
         channels=mapping,
         resample=resample,
         timezone=timezone,
+        sampling=changes,
     )
     write_frame(user.laid_out(result.frame(uncertainty=samples > 0)), output)
     if plot is not None:

@@ -122,7 +122,7 @@ class DiffusionConfig(Section):
         if not self.condition_dropout and (self.guidance != 1 or self.nag_scale != 1):
             what = f"guidance={self.guidance:g}" if self.guidance != 1 else f"nag_scale={self.nag_scale:g}"
             raise ValueError(
-                f"{what} compares with the model that is given nothing, which training never showed it; set "
+                f"{what} compares with the model that is given nothing, which training never showed it; train with "
                 "diffusion.condition_dropout, such as 0.1"
             )
         return self

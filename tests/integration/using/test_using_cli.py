@@ -158,6 +158,20 @@ def test_bad_files_are_one_paragraph_and_exit_2(forecaster, tmp_path, capsys, co
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_sampling_is_changed_by_its_keys_alone(filler, gappy, write_table, tmp_path, capsys) -> None:
+    source = write_table(gappy, tmp_path / "load.csv")
+    for use_, extra in (("forecast", []), ("impute", ["--samples", "4"])):
+        words = [use_, str(filler.path), "--input", str(source), *extra]
+        assert main([*words, "--output", str(tmp_path / f"{use_}.csv"), "--set", "diffusion.solver=ddim"]) == 0
+        capsys.readouterr()
+        for change, said in (
+            ("model.ema=0.5", "model.ema is not a setting of how samples"),
+            ("nag", "is not KEY=VALUE"),
+        ):
+            assert main([*words, "--output", str(tmp_path / "no.csv"), "--set", change]) == 2
+            assert said in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
+
+
 @pytest.mark.parametrize("text", [use.FORECAST, use.IMPUTE], ids=["forecast", "impute"])
 def test_every_example_of_the_help_runs(forecaster, filler, load, gappy, text, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -175,6 +175,6 @@ def test_guided_samples_keep_what_is_given_and_their_seed(small, windows, change
 
 def test_guidance_needs_a_model_that_has_seen_nothing_given(small):
     for changes in ({"diffusion.guidance": 2.0}, {"diffusion.nag_scale": 5.0}, {"diffusion.guidance": 0.0}):
-        with pytest.raises(InputError, match=r"set diffusion\.condition_dropout"):
+        with pytest.raises(InputError, match=r"train with diffusion\.condition_dropout"):
             small.override(changes)
         assert small.override(changes | DROPOUT)

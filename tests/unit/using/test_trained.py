@@ -76,6 +76,44 @@ def test_an_untrained_transformer_is_not_computed_and_a_trained_one_is() -> None
     assert np.isfinite(found.samples).all() and found.mean.shape == (2, 30)
 
 
+def test_samples_can_be_drawn_otherwise_than_the_model_was_run_with() -> None:
+    made = untrained(model__depth=1, model__trainable="all", diffusion__condition_dropout=0.1)
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    made, table = Trained.of(made.model, made.scenario, step=HOUR, channels=("load",)), table_of(days(10))
+
+    def drawn(**changes: object) -> forecasting.Forecast:
+        sampling = {f"diffusion.{key}": value for key, value in changes.items()}
+        return forecasting.forecast(made, table, samples=4, sampling=sampling)
+
+    plain = drawn()
+    assert np.array_equal(plain.samples, drawn(solver=made.scenario.diffusion.solver).samples)
+    for changes in ({"guidance": 2.0}, {"nag_scale": 5.0}, {"solver": "ddim"}, {"sampling_steps": 5}):
+        other = drawn(**changes)
+        assert not np.array_equal(other.samples, plain.samples), changes
+        assert np.array_equal(other.mean, plain.mean), "the point forecast is the conditional mean"
+    again = untrained(model__depth=1, model__trainable="all", diffusion__condition_dropout=0.1, diffusion__guidance=2.0)
+    run_so = Trained.of(made.model, again.scenario, step=HOUR, channels=("load",))
+    assert np.array_equal(forecasting.forecast(run_so, table, samples=4).samples, drawn(guidance=2.0).samples)
+    assert made.scenario.diffusion.guidance == 1.0, "the model itself stays as it was run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.width": 8}, "model.width is not a setting of how samples are drawn.*diffusion.nag_scale"),
+        ({"diffusion.steps": 10}, "diffusion.steps is not a setting"),
+        ({"diffusion.guidance": 2.0}, "train with diffusion.condition_dropout"),
+        ({"diffusion.solver": "euler"}, "'ddim', 'dpm-solver\\+\\+' or 'ddpm'"),
+    ],
+)
+def test_sampling_that_the_model_does_not_allow_is_refused(changes, said) -> None:
+    for use in (forecasting.forecast, imputation.impute):
+        with pytest.raises(InputError, match=said):
+            use(untrained(task__kind="mixed"), table_of(days(10)), samples=4, sampling=changes)
+
+
 def test_small_groups_give_what_one_group_gives(monkeypatch) -> None:
     values = days(10, 7)
     values[np.random.default_rng(0).random(values.shape) < 0.05] = np.nan
