@@ -12,6 +12,11 @@ from urllib.parse import quote
 
 from fedpriv.errors import LedgerError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no flock
+    fcntl = None
+
 APPLICATION_ID = 0x66647076  # "fdpv"
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 30.0
@@ -107,6 +112,26 @@ def read_mark(path: Path) -> tuple[int, str] | None:
         return int(mark["seq"]), str(mark["hash"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@contextlib.contextmanager
+def sole_maker(path: Path) -> Generator[None]:
+    """Keeps other processes from making the ledger at `path` at the same time; its mark is safe to write inside.
+
+    Raises:
+        FileExistsError: there is a ledger already; its mark was not touched.
+    """
+    if path.exists():
+        raise FileExistsError(path)
+    file = os.open(mark_path(path), os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the descriptor
+        if path.exists():
+            raise FileExistsError(path)
+        yield
+    finally:
+        os.close(file)
 
 
 def sync_directory(path: Path) -> None:

@@ -28,6 +28,7 @@ from fedpriv.privacy.ledger_file import (
     guard,
     mark_path,
     read_mark,
+    sole_maker,
     sync_directory,
     write_mark,
 )
@@ -101,7 +102,8 @@ class Store:
                 f"a ledger of {mark[0]} rows stood at {path} before (its mark {mark_path(path)} is still there); put "
                 "it back or restore it. Nothing was created."
             )
-        _make(path, lambda store: store.append("genesis", body=body))
+        # The mark comes first: a ledger whose file appeared without one would have to be taken on trust.
+        _make(path, lambda store: store.append("genesis", body=body), mark_first=True)
 
     @classmethod
     def rebuild(cls, path: Path, fill: Callable[[Store], object]) -> Path | None:
@@ -274,8 +276,8 @@ class Store:
     def _mark_problems(self) -> list[str]:
         mark, (seq, _) = read_mark(self.path), self.head()
         if mark is None:
-            lost = "its high-water mark is missing or unreadable, so rows may be missing"
-            return [lost] if seq > 1 else []  # a ledger that holds nothing yet has nothing to lose
+            # Also where only the first row is there: so looks a file that was copied without its write-ahead log.
+            return ["its high-water mark is missing or unreadable, so rows may be missing"]
         row = self.last("seq = ?", mark[0])
         if row is None or row.hash != mark[1]:
             return [f"it ends at row {seq} but had reached row {mark[0]} before: an older copy, or rows were lost"]
@@ -306,8 +308,17 @@ def _values(row: Row) -> tuple[Any, ...]:
     return (row.seq, row.kind, row.run_id, row.round, row.tokens, row.spent, row.body, row.prev, row.hash)
 
 
-def _make(path: Path, fill: Callable[[Store], object], *, before: Callable[[], None] = lambda: None) -> None:
-    """Writes a new file beside `path` and links it there when it is complete; `before` runs just before that."""
+def _make(
+    path: Path,
+    fill: Callable[[Store], object],
+    *,
+    before: Callable[[], None] = lambda: None,
+    mark_first: bool = False,
+) -> None:
+    """Writes a new file beside `path` and links it there when it is complete; `before` runs just before that.
+
+    `mark_first`: the mark is on disk before the file has its name; only where there is no ledger yet.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         with guard(path, "was not created"):
@@ -322,8 +333,13 @@ def _make(path: Path, fill: Callable[[Store], object], *, before: Callable[[], N
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             before()
-            os.link(temporary, path)  # fails if the name is taken, unlike a rename
-            write_mark(path, head, sync=True)
+            if mark_first:
+                with sole_maker(path):
+                    write_mark(path, head, sync=True)
+                    os.link(temporary, path)
+            else:
+                os.link(temporary, path)  # fails if the name is taken, unlike a rename
+                write_mark(path, head, sync=True)
             sync_directory(path.parent)
     except FileExistsError:
         raise LedgerError(f"{path} exists already; a ledger is never overwritten. Nothing was created.") from None

@@ -23,7 +23,7 @@ from fedpriv.privacy.dominance import dominates
 from fedpriv.privacy.events import decode_event, encode_event
 from fedpriv.privacy.laws import binomial_law, event_of_law
 from fedpriv.privacy.ledger import KEPT_REPLIES, Ledger, verify_file
-from fedpriv.privacy.ledger_restore import restore
+from fedpriv.privacy.ledger_restore import chain_of, restore
 from fedpriv.privacy.samplers import RandomPhaseTiling
 from fedpriv.privacy.units import event_unit
 
@@ -439,6 +439,64 @@ def test_an_older_copy_is_refused(ledger: Ledger, path: Path):
             reserve(restored, 3)
         assert restored.nominal() == restored.committed()
         assert restored.verify() == []
+
+
+def test_a_ledger_copied_while_in_use_is_no_fresh_one(ledger: Ledger, path: Path, tmp_path: Path):
+    # What was spent is still in the write-ahead log: the main file alone holds the first row and nothing else.
+    reserve(ledger, 1)
+    alone = Path(shutil.copy(path, tmp_path / "alone.sqlite"))
+    assert len(chain_of(alone)) == 1
+    for readonly in (False, True):
+        with pytest.raises(LedgerError, match="high-water mark is missing"):
+            Ledger.open(alone, dataset="meters-1", readonly=readonly)
+    shutil.copy(ledger_store.mark_path(path), ledger_store.mark_path(alone))
+    with pytest.raises(LedgerError, match="rows were lost"):
+        Ledger.open(alone, dataset="meters-1")
+
+
+def test_a_ledger_has_its_mark_before_it_has_its_name(path: Path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger_store.os, "link", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Ledger.create(path, dataset="meters-1", mode="deployment", **BINDING)
+    monkeypatch.undo()
+    assert ledger_store.mark_path(path).exists() and not path.exists()
+    with Ledger.create(path, dataset="meters-1", mode="deployment", **BINDING) as made:
+        made.enrol(contract())
+    before = ledger_store.mark_path(path).read_bytes()
+    with pytest.raises(LedgerError, match="exists already"):
+        Ledger.create(path, dataset="meters-1", mode="deployment", **BINDING)
+    assert ledger_store.mark_path(path).read_bytes() == before  # a refused creation does not lower it
+    with Ledger.open(path, dataset="meters-1") as found:
+        assert found.verify() == []
+
+
+def _create(path: str, gate, results) -> None:
+    gate.wait()
+    try:
+        with Ledger.create(path, dataset="meters-1", mode="deployment", **BINDING) as made:
+            made.enrol(contract())
+        results.put("made")
+    except LedgerError as error:
+        results.put("refused" if "exists already" in str(error) else str(error))
+    except BaseException as error:
+        results.put(repr(error))
+
+
+def test_of_six_processes_that_create_a_ledger_one_does(path: Path):
+    fork = mp.get_context("fork")
+    gate, results = fork.Barrier(6), fork.Queue()
+    children = [fork.Process(target=_create, args=(str(path), gate, results)) for _ in range(6)]
+    for child in children:
+        child.start()
+    outcomes = sorted(results.get(timeout=120) for _ in children)
+    for child in children:
+        child.join(timeout=120)
+    assert outcomes == ["made"] + ["refused"] * 5
+    with Ledger.open(path, dataset="meters-1") as made:
+        assert len(made.agreements()) == 1 and made.verify() == []
 
 
 def test_a_fork_is_seen_by_the_echoed_head(ledger: Ledger, path: Path, tmp_path: Path):
