@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
 from clients.agreed import check_agreed, reference_of
 from clients.ledgers import ledgers
@@ -20,6 +23,9 @@ from fedpriv.messages import (
 from fedpriv.personal import private_steps
 from fedpriv.training import LocalWorker
 from fedpriv.training.fine_tuning import evaluate_personal, personal_weights, personalise
+
+_log = logging.getLogger("fedpriv.clients")
+Vector = NDArray[np.float32]
 
 
 def evaluate(message: Message, node: Node) -> Message:
@@ -56,6 +62,22 @@ def _personal(node: Node, request: EvaluateRequest, worker: LocalWorker) -> dict
     if not _asks_for_personal(request, worker):
         return {}
     parameters = decode_model(request.model, num_parameters=worker.num_parameters).copy()
+    if node.mode == "deployment" and not _pays_for_personal(request, worker):
+        # Steps without noise, which nobody paid for: whether they went well must not be seen in the answer. A server
+        # could choose a model that overflows on some readings and not on others.
+        try:
+            _keep_personal(node, request, worker, parameters)
+        except Exception:
+            _log.debug("the client's own model was not made", exc_info=True)
+        return {}
+    personal = _keep_personal(node, request, worker, parameters)
+    if node.mode == "deployment":
+        return {}  # exact scores of private rows
+    return evaluate_personal(worker, node.client, parameters, personal, part="test", samples=request.samples)
+
+
+def _keep_personal(node: Node, request: EvaluateRequest, worker: LocalWorker, parameters: Vector) -> Vector:
+    """Makes the client's own model from the global one, paid for where it is private, and writes it down."""
 
     def make() -> bytes:
         found = personalise(worker, node.client, parameters, mode=node.mode)
@@ -72,9 +94,7 @@ def _personal(node: Node, request: EvaluateRequest, worker: LocalWorker) -> dict
         made = make()
     personal = np.frombuffer(made, dtype="<f4")
     write_personal(node.personal, personal_weights(worker, parameters, personal), about={"run": request.run_id})
-    if node.mode == "deployment":
-        return {}  # exact scores of private rows
-    return evaluate_personal(worker, node.client, parameters, personal, part="test", samples=request.samples)
+    return personal
 
 
 def _asks_for_personal(request: EvaluateRequest, worker: LocalWorker) -> bool:

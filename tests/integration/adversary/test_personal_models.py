@@ -41,6 +41,23 @@ def test_a_local_model_stays_beside_the_ledger_and_costs_nothing(owner, server):
     assert set(sent) == {"numbers", "words", "sums"} and not len(sent["sums"])
 
 
+@pytest.mark.parametrize("how", ["overflow", "no readings", "nowhere to write"])
+def test_whether_a_local_model_could_be_made_is_not_seen_in_the_answer(owner, server, monkeypatch, how):
+    # Nobody pays for its steps, so nothing that depends on readings may be seen of them, not even a failure.
+    honest = server(**LOCAL)
+    last = trained(honest)
+    if how == "overflow":  # as with weights of 1e20 and some readings
+        nowhere = np.full(honest.worker.num_parameters, np.nan, np.float32)
+        monkeypatch.setattr("clients.evaluation.personalise", lambda *_, **__: nowhere)
+    elif how == "no readings":
+        monkeypatch.setattr("fedpriv.training.worker.load_client", lambda *_, **__: 1 / 0)
+    else:
+        kept(owner).mkdir()
+    reply = honest.evaluated(**last)
+    assert reply.withheld == 1 and not reply.sums and not reply.released and reply.ledger_seq == 0
+    assert not kept(owner).is_file() and owner.paid() == 6
+
+
 def test_private_fine_tuning_is_reserved_before_it_is_made_and_only_once(owner, server, no_data):
     honest = server(**PRIVATE)
     last = trained(honest)
