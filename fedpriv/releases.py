@@ -157,6 +157,7 @@ def whole_event(scenario: Scenario, event: DpEvent) -> DpEvent:
 
 def _terms(scenario: Scenario, each: Planned) -> dict[str, Any]:
     terms: dict[str, Any] = {"side_release": each.kind, "noise_multiplier": each.noise_multiplier}
+    terms |= {"steps_per_day": day_steps(roster(scenario).step)}
     if each.kind == "metrics":
         terms |= {"scores": list(SCORES), "cap": scenario.privacy.metrics_cap, "window": scenario.task.window}
     if each.kind == "statistics":
@@ -164,7 +165,6 @@ def _terms(scenario: Scenario, each: Planned) -> dict[str, Any]:
         terms |= {"model": scenario.model.statistics, "options": dict(constants(scenario))}
         terms |= {"window": cover.window, "stride": cover.stride, "task": scenario.task.kind}
         terms |= {"clipper": STATISTICS_CLIPPER, "bound": STATISTICS_BOUND}
-        terms |= {"steps_per_day": day_steps(roster(scenario).step)}
     return terms
 
 

@@ -68,7 +68,7 @@ def build_label(
     Args:
         scenario: what was run; None: everything from the contracts' own terms.
         ledgers: ledger file of each client that took part; files that do not exist are clients that never did.
-        steps_per_day: readings in 24 hours, for the ladder; None: from the contracts' terms, or no day and longer.
+        steps_per_day: readings in 24 hours, of contracts whose own terms do not say; None: no day and longer of theirs.
         calendar_steps: training calendar, steps (of each client); None: from the terms, or no meter rung.
         seeded: whether noise came from seeded streams; None: in simulation.
         side_releases: what left besides the updates and the releases that the ledgers know, each with its event.
@@ -105,7 +105,6 @@ def build_label(
             committed[name], nominal[name] = finite(ledger.committed()), finite(ledger.nominal())
         last = account.main[-1]
         mechanism[name] = _mechanism(scenario, last)
-        steps_per_day = steps_per_day or term_of(last, "steps_per_day")
         length = calendar_steps.get(name) if isinstance(calendar_steps, Mapping) else calendar_steps
         length = length or term_of(last, "calendar_steps")
         key = Account(tuple(replace(c, run_id="-") for c in account.contracts), account.filters)
@@ -182,7 +181,7 @@ def build_stated_label(
         for ladder in both.values():
             ladder.update(dict.fromkeys(ladder))
         own[first.unit] = largest
-    mechanism = {client: _mechanism(scenario, account.training[-1]) for client in committed}
+    mechanism = {client: _mechanism(scenario, account.main[-1]) for client in committed}
     return {
         **_statement(scenario, accounts, binding, both, mechanism, seeded=False),
         "committed": committed,
@@ -238,8 +237,23 @@ def _statement(
         "evaluation": _evaluation(mode, _side_rows(_side(accounts))),
         **_diagnostics(scenario, mode),
         **_personal(scenario, [c for account in accounts for c in account.personal]),
-        "assumptions": [a for a in ASSUMPTIONS if not (a.startswith("arithmetic") and _is_hardened(mechanism))],
+        "assumptions": [
+            *(a for a in ASSUMPTIONS if not (a.startswith("arithmetic") and _is_hardened(mechanism))),
+            *_calendars(accounts),
+        ],
     }
+
+
+def _calendars(accounts: Mapping[Account, int | None]) -> list[str]:
+    """What a reading is where runs had calendars of different steps."""
+    contracts = [c for account in accounts for c in (*account.contracts, *account.filters)]
+    a_day = sorted({n for c in contracts if (n := term_of(c, "steps_per_day"))})
+    if len(a_day) < 2:
+        return []
+    return [
+        f"calendars had {' and '.join(map(str, a_day))} steps a day; a reading is one step of the finest, and a day is "
+        "24 hours on each"
+    ]
 
 
 def _mechanism(scenario: Scenario | None, contract: AnyContract) -> dict[str, Any]:

@@ -53,7 +53,12 @@ class Account:
     @property
     def side(self) -> list[Contract]:
         """Numbers beside the model."""
-        return [c for c in self.contracts if c.public_terms.get("side_release", "personal") != "personal"]
+        return [c for c in self.contracts if is_side(c)]
+
+
+def is_side(contract: Contract) -> bool:
+    """Whether it is about a number beside the model."""
+    return contract.public_terms.get("side_release", "personal") != "personal"
 
 
 def ladders(
@@ -70,7 +75,7 @@ def ladders(
         accounts: account -> training calendar of those who have it, steps.
         unit: that the side releases were made for.
         delta: of the label.
-        steps_per_day: readings in 24 hours; None: no day and longer.
+        steps_per_day: readings in 24 hours, of contracts whose terms do not say; None: no day and longer of theirs.
     """
     return {
         r.value: _worst([_ladder(scenario, k, n, unit, delta, r, steps_per_day) for k, n in accounts.items()])
@@ -119,30 +124,60 @@ def _ladder(
     relation: Relation,
     steps_per_day: int | None,
 ) -> dict[str, float | None]:
-    """The rungs that the public facts allow; None where a fact is missing or no epsilon is finite."""
-    parts: list[tuple[Sampler, float | DpEvent, int]] = []
-    for contract in [*account.training, *account.personal]:
-        sampler, stages = sampler_of(scenario, contract), _stages(contract)
-        if sampler is None or stages is None:
-            return dict.fromkeys(RUNGS)
-        parts += [(sampler, noise, steps) for noise, steps in stages]
+    """The rungs that the public facts allow; None where a fact is missing or no epsilon is finite.
+
+    Runs on the same readings may have had calendars of different steps. A day is then as many steps of each contract as
+    its own terms say, and a whole meter, whose length is known on one calendar only, is left open.
+    """
+    charged = [*account.training, *account.personal, *account.side]
+    stated = [term_of(contract, "steps_per_day") or 0 for contract in charged]
+    usual = max([*stated, steps_per_day or 0])  # of contracts that do not say: the most, which costs the most
+    a_day = [number or usual for number in stated]
     units = [READING]
-    if steps_per_day:
-        units += [Unit.parse(name, steps_per_day=steps_per_day) for name in ("day", "week", "month")]
-    if calendar_steps:
+    if usual:
+        units += [Unit.parse(name, steps_per_day=usual) for name in ("day", "week", "month")]
+    if calendar_steps and len(set(a_day)) <= 1:
         units.append(METER)
-    extra: dict[str, list[tuple[DpEvent, int]]] = {}
-    if account.side:
-        own = Unit.parse(unit, steps_per_day=steps_per_day or 1)
-        extra = {
-            u.name: [
-                (side_event_for(c.public_terms, own, u, calendar_steps=calendar_steps), c.steps_total)
-                for c in account.side
-            ]
-            for u in units
-        }
-    known = ladder_of(parts, units, delta=delta, relation=relation, calendar_steps=calendar_steps, extra=extra)
+    events: dict[str, list[tuple[DpEvent, int]]] = {u.name: [] for u in units}
+    for contract, per_day in zip(charged, a_day, strict=True):
+        own = Unit.parse(unit, steps_per_day=per_day or 1)
+        for name, found in events.items():
+            rung = Unit.parse(name, steps_per_day=per_day or 1)
+            parts = _events(scenario, contract, own, rung, relation, calendar_steps)
+            if parts is None:
+                return dict.fromkeys(RUNGS)
+            found += parts
+    known = ladder_of([], units, delta=delta, relation=relation, calendar_steps=calendar_steps, extra=events)
     return {name: finite(known[name]) if name in known else None for name in RUNGS}
+
+
+def _events(
+    scenario: Scenario | None,
+    contract: AnyContract,
+    own: Unit,
+    rung: Unit,
+    relation: Relation,
+    calendar_steps: int | None,
+) -> list[tuple[DpEvent, int]] | None:
+    """(event, count) of a contract for the unit `rung`; None where they do not follow from its terms."""
+    if isinstance(contract, Contract) and is_side(contract):
+        moved = side_event_for(contract.public_terms, own, rung, calendar_steps=calendar_steps)
+        return [(moved, contract.steps_total)]
+    sampler, stages = sampler_of(scenario, contract), _stages(contract)
+    if sampler is None or stages is None:
+        return None
+    return [
+        (
+            sampler.amplify(
+                noise if isinstance(noise, DpEvent) else dp_event.GaussianDpEvent(noise),
+                rung,
+                relation,
+                calendar_steps=calendar_steps,
+            ),
+            steps,
+        )
+        for noise, steps in stages
+    ]
 
 
 def _worst(ladders: list[dict[str, float | None]]) -> dict[str, float | None]:

@@ -10,11 +10,13 @@ import pytest
 from dp_accounting import dp_event
 
 from fedpriv.cli import main
+from fedpriv.config import Scenario
 from fedpriv.errors import CheckFailed, InputError
+from fedpriv.privacy.accounting import epsilon
 from fedpriv.privacy.contract import Contract, canonical
 from fedpriv.privacy.events import encode_event
 from fedpriv.privacy.hardened import discrete_event
-from fedpriv.privacy.label import build_label
+from fedpriv.privacy.label import build_label, build_stated_label
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.renyi_contract import RenyiContract
 from fedpriv.privacy.samplers import RandomPhaseTiling
@@ -62,6 +64,34 @@ def test_a_ledger_alone_gives_its_label(made):
     assert label["side_releases"] == []
     assert not label["seeded"]
     assert label["evaluation"].startswith("no scores")
+
+
+def test_a_day_is_a_day_on_the_calendar_of_each_contract(made):
+    fine = canonical({**TERMS, "steps_per_day": 96})
+    both = build_label(None, {"a": made(training(terms=fine), training(run_id="s", steps_total=1), name="a")})
+    alone = build_label(None, {"b": made(training(terms=fine), name="b")})
+    assert alone["ladder"]["day"] == pytest.approx(4.37, rel=0.01)  # up to two tiles of 96, in most phases
+    for rung in ("reading", "day", "week", "month"):
+        assert both["ladder"][rung] >= alone["ladder"][rung]
+    assert "24 and 96 steps a day" in both["assumptions"][-1]
+    assert "steps a day" not in alone["assumptions"][-1]
+    clients = {"b": made(training(), name="c"), "a": made(training(terms=fine), name="d")}  # the worst of all clients
+    assert build_label(None, clients, steps_per_day=24)["ladder"]["day"] == alone["ladder"]["day"]
+
+
+def test_a_meter_is_left_open_where_calendars_differ(made):
+    fine = training(run_id="s", steps_total=1, terms=canonical({**TERMS, "steps_per_day": 96}))
+    label = build_label(None, {"a": made(training(), fine)}, calendar_steps=8640)
+    assert label["ladder"]["meter"] is None and label["ladder"]["month"] is not None
+
+
+def test_what_clients_state_of_a_one_round_model_makes_a_label():
+    statistics = side("statistics", 2.0, 1, window=96, stride=6, steps_per_day=24, model="ridge")
+    cost = epsilon(dp_event.GaussianDpEvent(2.0), 1, 1e-5, "zero-out")
+    stated = {"a": {"committed": cost, "nominal": cost, "budget": 8.0, "delta": 1e-5}}
+    label = build_stated_label(Scenario(), [statistics], stated, steps_per_day=24)
+    assert label["max_epsilon"] == label["ladder"]["reading"] == pytest.approx(cost)
+    assert label["mechanism"]["a"]["model"] == "ridge"
 
 
 def test_side_releases_are_listed_and_counted_in_every_rung(made):
