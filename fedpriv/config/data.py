@@ -88,7 +88,9 @@ class PartitionConfig(Section):
         "feature and missingness: one per client)",
     )
     unit: Literal["auto", "series", "meter", "block"] = Field(
-        "auto", description="what one client gets whole; auto: series where there are enough, else calendar blocks"
+        "auto",
+        description="what one client gets whole; auto: series where there are two or more for each client, else "
+        "calendar blocks",
     )
     block_days: int = Field(28, ge=1, le=3650, description="unit = block: days of one block")
     by: str = Field(

@@ -66,9 +66,13 @@ th[aria-sort=descending] button::after { content:" \\2193"; }
 pre { background:var(--card); border-radius:6px; padding:.7rem .9rem; overflow-x:auto; font-size:.88rem; }
 code { font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; font-size:.92em; overflow-wrap:anywhere; }
 .answer .lead { font-size:1.25rem; line-height:1.35; font-weight:650; margin:.1rem 0 .5rem; }
-.top { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr)); gap:0 1.6rem;
-  align-items:start; }
-.top figure { max-width:none; margin:1rem 0; }
+.top { margin:1rem 0; } .top .answer { margin:0; } .top .first { border-radius:6px 6px 0 0; padding-bottom:.1rem; }
+.top .rest { border-radius:0 0 6px 6px; padding-top:.1rem; } .top figure { max-width:none; margin:0; }
+.top .hero { background:var(--paper); padding:.6rem 0; }
+@media (min-width:62rem) { .top { display:grid; grid-template-columns:1fr 1fr; grid-template-rows:auto 1fr;
+  grid-template-areas:"first hero" "rest hero"; gap:0 1.6rem; }
+  .top .first { grid-area:first; } .top .rest { grid-area:rest; } .top .hero { grid-area:hero; padding:0; } }
+details > summary { cursor:pointer; color:var(--link); margin:.4rem 0; }
 .unsure { color:var(--muted); } .good { color:var(--good); } .bad { color:var(--bad); }
 footer { color:var(--muted); font-size:.85rem; margin-top:2.5rem; border-top:1px solid var(--line); padding-top:.7rem; }
 @media (max-width:34rem) { main { padding:.8rem .8rem 2rem; } .label dl { grid-template-columns:1fr; gap:0; }
@@ -99,12 +103,16 @@ for (const table of document.querySelectorAll('table.sortable')) {
     [...body.rows].sort((a, b) => up ? order(a, b) : order(b, a)).forEach(row => body.append(row));
   }));
 }
+const folded = [...document.querySelectorAll('details:not([open])')];
+addEventListener('beforeprint', () => folded.forEach(part => { part.open = true; }));
+addEventListener('afterprint', () => folded.forEach(part => { part.open = false; }));
 """
 
 MACROS = """{%- macro picture(key, caption) %}{% if key in pictures %}
 <figure>{{ pictures[key].svg | safe }}{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>
 {% endif %}{% endmacro %}
 {%- macro table(content, kind) %}
+{% if content.rows | length > 24 %}<details><summary>Show all {{ content.rows | length }} rows</summary>{% endif %}
 <div class="scroll"><table class="{{ kind }}">
 <thead><tr>
 {% for head in content.heads %}
@@ -123,6 +131,7 @@ MACROS = """{%- macro picture(key, caption) %}{% if key in pictures %}
 </tr>
 {% endfor %}
 </tbody></table></div>
+{% if content.rows | length > 24 %}</details>{% endif %}
 {%- endmacro %}
 """
 

@@ -180,38 +180,38 @@ def _text(
     thing: str,
     clients: str,
 ) -> str:
-    best = order[0]
+    best, last = order[0], order[-1]
+    named = _listed([best])  # a name with a comma stands in quotation marks
     basis = f"{_count(len(trials.seeds), 'seed')} and {clients or _count(len(trials.clients), 'client')}"
     p_of = {(p.a, p.b): (p, q) for p, q in zip(pairs, adjusted, strict=True)}
     if outcome == "winner":
         second, q = p_of[best, order[1]]
         by_a_hair = second.scale == "ratio" and max(map(abs, second.change)) < MARGIN
         verb = "is ahead by a hair" if by_a_hair else "wins"
-        head = f"{best} {verb}: {_change(second, trials.metric)} than {order[1]}, the next best ({_sure(second, q)})."
+        than = f"{_change(second, trials.metric)} than {_listed(order[1:2])}"
+        head = f"{named} {verb}: {than}, the next best ({_sure(second, q)})."
         if len(order) > 2:
             head += f" It also beats {_listed(order[2:])}."
         return f"{head} {_effect(second)} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(
             ranks, thing, order[:2]
         )
     if outcome == "no-evidence":
-        far, q = p_of[best, order[-1]]
+        far, q = p_of[best, last]
         return (
             f"No evidence of a difference between {_listed(order)} in {trials.metric}. The largest difference of "
-            f"means, {best} against {order[-1]}, is {_change(far, trials.metric)}, which may well be chance "
+            f"means, {named} against {_listed([last])}, is {_change(far, trials.metric)}, which may well be chance "
             f"({_sure(far, q)}). That is not proof that they are equal: differences inside the interval would go "
             f"unnoticed with {basis}." + _omnibus(ranks, thing, found=False)
         )
     worse = [rule for rule in order if rule not in not_worse]
-    head = (
-        f"{best} has the least {trials.metric}, but there is no evidence that it differs from {_listed(not_worse[1:])}"
-    )
+    head = f"{named} has the least {trials.metric}, but there is no evidence that it differs from "
+    head += _listed(not_worse[1:])
     near, q = p_of[best, not_worse[1]]
-    head += f" ({_change(near, trials.metric)} than {not_worse[1]}; {_sure(near, q)})."
+    head += f" ({_change(near, trials.metric)} than {_listed([not_worse[1]])}; {_sure(near, q)})."
     if worse:
         far, q = p_of[best, worse[-1]]
-        head += (
-            f" It is better than {_listed(worse)}: {_change(far, trials.metric)} than {worse[-1]} ({_sure(far, q)})."
-        )
+        than = f"{_change(far, trials.metric)} than {_listed(worse[-1:])}"
+        head += f" It is better than {_listed(worse)}: {than} ({_sure(far, q)})."
     return f"{head} From {basis}, adjusted for {_count(family, 'comparison')}." + _omnibus(ranks, thing)
 
 

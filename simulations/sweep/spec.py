@@ -156,7 +156,7 @@ class Spec(BaseModel):
         content = self.nested() | {"quick": {}}
         head = content["sweep"]
         head["name"] = f"{head['name']}-quick"
-        if head["about"]:  # numbers of seeds and epsilons in it are those of the whole
+        if head["about"]:
             head["about"] = f"The short version of this study: {head['about'].strip()}"
         if quick.seeds is not None:
             head["seeds"] = list(quick.seeds)

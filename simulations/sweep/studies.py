@@ -6,6 +6,8 @@ import difflib
 from pathlib import Path
 
 from fedpriv.errors import InputError
+from simulations.sweep.grid import combinations
+from simulations.sweep.sections import Quick
 from simulations.sweep.spec import Spec
 
 FOLDER = Path(__file__).resolve().parent.parent / "studies"
@@ -17,8 +19,15 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """What a study is about, in one line."""
-    return " ".join(load(name).sweep.about.split())
+    """What a study is about and how many combinations it has, counted from its grid."""
+    spec = load(name)
+    short = "" if spec.quick == Quick() else f"; --quick: {_size(spec.quicker())}"
+    return f"{' '.join(spec.sweep.about.split())} ({_size(spec)}{short})"
+
+
+def _size(spec: Spec) -> str:
+    many, seeds = len(combinations(spec)), len(spec.sweep.seeds)
+    return f"{many} combination{'s' if many > 1 else ''} x {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def load(which: str | Path | Spec) -> Spec:

@@ -279,6 +279,15 @@ def test_iid_is_even_and_quantity_is_not():
     assert sizes(held("quantity", series=9, skew=0.0)) == [3, 3, 3]
 
 
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "quantity"])
+def test_one_series_for_each_client_is_dealt_out_in_blocks(kind):
+    # given whole, eight series to eight clients would be the natural division under other names
+    division = held(kind, series=8, n=8)
+    assert all(unit.span is not None for units in division.holdings.values() for unit in units)
+    assert max(len({u.series for u in units}) for units in division.holdings.values()) > 1
+    assert all(unit.span is None for units in held(kind, series=16, n=8).holdings.values() for unit in units)
+
+
 def spread(division: Division) -> float:
     """Largest share that one client has of a class, averaged over classes."""
     told = division.describe().values()

@@ -225,13 +225,16 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def unit_kind(public: Public) -> str:
-    """`series`, `meter` or `block`; `auto` is series where there are enough of them, else blocks."""
+    """`series`, `meter` or `block`; `auto` is series where there are two or more for each client, else blocks.
+
+    With one series for each client every way of dealing them out is the natural division under other names.
+    """
     config = public.config
     if config.kind == "dirichlet" and config.by == "season":
         return "block"
     if config.unit != "auto":
         return config.unit
-    return "series" if len(public.available) >= config.clients else "block"
+    return "series" if len(public.available) >= 2 * config.clients else "block"
 
 
 def too_few_units(public: Public, units: int, what: str) -> InputError:

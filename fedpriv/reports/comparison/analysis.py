@@ -10,7 +10,7 @@ of chance. Where partitions deal the same data out to clients anew, no partition
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,19 @@ from scipy import stats
 
 from fedpriv.data.table import Frame
 from fedpriv.errors import InputError
+from fedpriv.reports.comparison.cell_trials import (
+    Where,
+    against_baseline,
+    baseline_errors,
+    clients_words,
+    over_all,
+    trials_of,
+)
 from fedpriv.reports.comparison.naming import is_reference
 from fedpriv.reports.comparison.sweep import FEDERATED, NAIVE, Sweep
 from fedpriv.reports.pooling import pool
 from fedpriv.reports.statistics import Fairness, Paired, Trials, fairness, paired
 from fedpriv.reports.verdicts import Verdict, verdict, verdicts
-
-Where = tuple[str, float | None]  # partition (and the like) in words, epsilon; None without privacy
 
 
 @dataclass(frozen=True)
@@ -163,12 +169,6 @@ def _weights(tables: Mapping[Where, Trials]) -> dict[str, float]:
     return {cell_name(*key): 1 / len(set(wheres)) / wheres.count(key[0]) for key in tables}
 
 
-def clients_words(trials: Trials) -> str:
-    """`8 clients`; of partitions with other numbers of clients `6 or 8 clients`: none of them adds to another's."""
-    counts = sorted(set(trials.parts)) or [len(trials.clients)]
-    return f"{' or '.join(map(str, counts))} client{'' if counts == [1] else 's'}"
-
-
 def option(cell: Cell) -> str:
     """The contender with the least mean error that is something to choose: a trusted curator is a reference."""
     means = np.log(np.maximum(cell.trials.errors, 1e-300)).mean(axis=(1, 2))
@@ -206,8 +206,11 @@ def client_changes(found: Analysis, cell: Cell, rule: str) -> dict[str, tuple[fl
 
 
 def place_word(found: Analysis) -> str:
-    """What a place of the comparison is called: `partition` where data are divided in several ways, else `setting`."""
-    return "partition" if len({run.settings.get("partition.kind") for run in found.sweep.done}) > 1 else "setting"
+    """What a place of the comparison is called: `partition` where data are divided in several ways, `unit` where only
+    the unit of privacy differs, else `setting`."""
+    if len({run.settings.get("partition.kind") for run in found.sweep.done}) > 1:
+        return "partition"
+    return "unit" if found.sweep.where_axes == ("privacy.unit",) else "setting"
 
 
 def cell_name(where: str, epsilon: float | None) -> str:
@@ -225,103 +228,6 @@ def _cells(sweep: Sweep) -> list[Where]:
 
 def _at(frame: Frame, epsilon: float | None) -> Any:
     return frame["epsilon"].isna() if epsilon is None else frame["epsilon"] == epsilon
-
-
-def trials_of(frame: Frame, rule: str, metric: str, notes: list[str], name: str) -> Trials | None:
-    """The table of one cell: rules with at least one finite seed, and the seeds that they have in common.
-
-    A seed is a run: it counts for a rule only if every client has a finite error. What is left out goes into `notes`.
-    """
-    if not len(frame):
-        return None
-    finite = frame[np.isfinite(frame["value"].astype(float))]
-    clients = set(finite["client"])
-    # the same run may stand under several epsilons of the grid (no privacy): identical rows, one is enough
-    seeds = {
-        str(key): {str(seed) for seed, part in rows.groupby("seed", sort=False) if set(part["client"]) == clients}
-        for key, rows in finite.groupby(rule, sort=False)
-    }
-    every = sorted({str(s) for s in frame["seed"]})
-    for key in dict.fromkeys(frame[rule].astype(str)):
-        lost = [s for s in every if s not in seeds.get(key, set())]
-        if lost:
-            what = "no finite result at all" if len(lost) == len(every) else f"none at seed {', '.join(lost)}"
-            notes.append(f"{key} has {what} ({name}).")
-    usable = {key: found for key, found in seeds.items() if found}
-    while usable and not set.intersection(*usable.values()):
-        least = min(usable, key=lambda key: len(usable[key]))
-        notes.append(f"{least} shares no seed with the others and is left out ({name}).")
-        del usable[least]
-    if not usable:
-        return None
-    kept = set.intersection(*usable.values())
-    chosen = finite[finite[rule].isin(list(usable)) & finite["seed"].isin(list(kept))]
-    chosen = chosen.drop_duplicates([rule, "seed", "client"]).rename(columns={rule: "rule"})
-    return Trials.of(chosen[["rule", "seed", "client", "value"]].to_dict("records"), metric=metric.upper())
-
-
-def against_baseline(frame: Frame, table: Trials, where: str, epsilon: float | None) -> dict[str, Paired]:
-    """Every contender of a cell against the seasonal baseline on the same held-out windows."""
-    naive = baseline_errors(frame, table, where)
-    if naive is None:
-        return {}
-    both = Trials(
-        (*table.rules, NAIVE), table.seeds, table.clients, np.concatenate([table.errors, naive[None]]), table.metric
-    )
-    return {rule: paired(both, rule, NAIVE) for rule in table.rules}
-
-
-def baseline_errors(frame: Frame, table: Trials, where: str, model: str = NAIVE) -> NDArray[np.float64] | None:
-    """[S, K] errors of a baseline on the clients of `table`; None where any is missing. It has no seed of its own."""
-    rows = frame[(frame["model"] == model) & (frame["where"] == where) & frame["client"].isin(list(table.clients))]
-    values = rows.groupby("client", sort=False)["value"].first()
-    if any(client not in values.index for client in table.clients):
-        return None
-    errors = np.array([float(values[client]) for client in table.clients])
-    if not (np.isfinite(errors) & (errors > 0)).all():
-        return None
-    return np.repeat(errors[None], len(table.seeds), axis=0)
-
-
-def over_all(tables: dict[Where, Trials], notes: list[str], dealing: Callable[[str], str]) -> Trials | None:
-    """Geometric means over the cells: contenders that are in all of them, seeds that all have.
-
-    Clients of several partitions are averaged one by one where they are the same clients, else they stand side by side
-    as parts. None if there are no common contenders or seeds, or without an error above 0.
-
-    Args:
-        tables: of the cells.
-        notes: takes what is left out.
-        dealing: where -> how the data were dealt out to clients.
-    """
-    all_rules = list(dict.fromkeys(rule for table in tables.values() for rule in table.rules))
-    rules = [rule for rule in all_rules if all(rule in table.rules for table in tables.values())]
-    seeds = [s for s in next(iter(tables.values())).seeds if all(s in table.seeds for table in tables.values())]
-    left = [rule for rule in all_rules if rule not in rules]
-    if left and rules:
-        notes.append(f"Not in every cell, so not in the overall comparison: {', '.join(left)}.")
-    if not rules or not seeds or min(table.errors.min() for table in tables.values()) <= 0:
-        return None
-    by_where: dict[str, list[NDArray[np.float64]]] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    for (where, _), table in tables.items():
-        if names.setdefault(where, table.clients) != table.clients:
-            return None
-        pick = np.ix_([table.rules.index(r) for r in rules], [table.seeds.index(s) for s in seeds])
-        by_where.setdefault(where, []).append(np.log(table.errors[pick]))
-    means = {where: np.mean(logs, axis=0) for where, logs in by_where.items()}  # [A, S, K]
-    dealings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for where, clients in names.items():
-        dealings.setdefault((dealing(where), clients), []).append(where)
-    metric = next(iter(tables.values())).metric
-    if len({len(wheres) for wheres in dealings.values()}) > 1:  # each place counts the same
-        dealings = {(where, names[where]): [where] for where in names}
-    parts = [np.mean([means[where] for where in wheres], axis=0) for wheres in dealings.values()]
-    if len(parts) == 1:
-        return Trials(tuple(rules), tuple(seeds), next(iter(names.values())), np.exp(parts[0]), metric)
-    clients = tuple(f"{' + '.join(wheres)} / {c}" for (_, found), wheres in dealings.items() for c in found)
-    counts = tuple(part.shape[2] for part in parts)
-    return Trials(tuple(rules), tuple(seeds), clients, np.exp(np.concatenate(parts, axis=2)), metric, counts)
 
 
 def _order(overall: Trials | None, tables: dict[Where, Trials]) -> tuple[str, ...]:

@@ -103,6 +103,13 @@ def label_lines(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             fontsize=8.5,
             va="center",
             ha="left",
-            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": shade,
+                "linewidth": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0.0, 0.5),  # to where the name begins, not through it
+            },
             annotation_clip=False,
         )

@@ -27,7 +27,7 @@ def change(value: float | None, *, sure: bool = True) -> Cell:
         return Cell("–")
     sign = "\N{MINUS SIGN}" if value < 0 else "+"
     if abs(value) < _ROUNDED:
-        return Cell("0.0 %", value, "unsure")
+        return Cell(f"{sign}{abs(value) * 100:.2f} %" if abs(value) >= _ROUNDED / 10 else "0.0 %", value, "unsure")
     tone = "good" if value < 0 else "bad" if value > 0 else ""
     return Cell(f"{sign}{abs(value) * 100:.1f} %", value, tone if sure else "unsure")
 
@@ -36,7 +36,8 @@ def span(low: float, high: float) -> Cell:
     """An interval of shares."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return Cell("–")
-    return Cell(f"{low * 100:+.1f} to {high * 100:+.1f} %".replace("-", "\N{MINUS SIGN}"), low)
+    places = 1 if max(abs(low), abs(high)) >= 2 * _ROUNDED else 2  # else it would read as 0.0 to 0.0
+    return Cell(f"{low * 100:+.{places}f} to {high * 100:+.{places}f} %".replace("-", "\N{MINUS SIGN}"), low)
 
 
 def p_value(value: float) -> Cell:

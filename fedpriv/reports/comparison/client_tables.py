@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from fedpriv.reports.cells import Cell, Grid, Head
-from fedpriv.reports.comparison.analysis import Analysis, against_naive, baseline_errors, client_changes, place_word
+from fedpriv.reports.comparison.analysis import Analysis, against_naive, client_changes, place_word
+from fedpriv.reports.comparison.cell_trials import baseline_errors
 from fedpriv.reports.comparison.cells import Titled, change
 from fedpriv.reports.tables import METRICS, number
 

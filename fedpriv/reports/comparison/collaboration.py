@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from fedpriv.reports.comparison.curves import BreakEven, break_even
 from fedpriv.reports.comparison.naming import WORDS, Kind, Setting
 from fedpriv.reports.comparison.shapley import Contribution, leave_one_out, shapley
-from fedpriv.reports.comparison.sweep import FEDERATED, NAIVE, Sweep, SweepRun
+from fedpriv.reports.comparison.sweep import FEDERATED, NAIVE, Sweep
+from fedpriv.reports.comparison.sweep_runs import SweepRun
 from fedpriv.reports.statistics import Paired, Trials, holm, paired
 
 Outcome = Literal["gains", "loses", "not told"]

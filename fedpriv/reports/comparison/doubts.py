@@ -2,12 +2,77 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fedpriv.reports.comparison.analysis import Analysis, Cell
+from fedpriv.reports.comparison.collaboration import Collaboration
+from fedpriv.reports.comparison.divisions import same_divisions
+from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.comparison.phrases import listed
+from fedpriv.reports.comparison.sweep import FEDERATED
 
+_FEW_SEEDS = 3
+_BAND = 0.9
+_NARROW = 0.86  # less than this of what came true in the 90 % bands is said
+_COVERED = 0.8  # less than this of what came true in the 90 % bands is warned of
 _CLOSE = 0.01  # log error by which a run without noise may be worse than one with it before it is called badly trained
+
+
+def notes(found: Analysis, value: Collaboration | None) -> list[str]:
+    """Every warning under the answer."""
+    said_: list[str] = []
+    others = {run.run: run for run in found.sweep.others}
+    if others:
+        counts: dict[str, int] = {}
+        for run in others.values():
+            counts[run.status] = counts.get(run.status, 0) + 1
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        said_.append(
+            f"Not all runs are done: {said}. What is compared are the runs that are; see “Not done” below. Runs that "
+            "failed because the model diverged speak against what they tested, and the averages do not show it."
+        )
+    said_ += same_divisions(found)
+    if unscored := unscored_words(found):
+        said_.append(unscored)
+    if value is None or found.sweep.question != "collaboration":  # there the answer begins with it
+        said_ += weak_references(found)
+    missing = [*found.notes, *(value.notes if value is not None else ())]
+    if missing:
+        said_.append(" ".join(missing[:4]) + (f" And {len(missing) - 4} more like it." if len(missing) > 4 else ""))
+    seeds = min(len(cell.trials.seeds) for cell in found.cells.values())
+    if seeds < _FEW_SEEDS:
+        said_.append(
+            f"Only {seeds} seed{'s' if seeds > 1 else ''}: how much results vary from run to run is hardly known. Take "
+            "differences as hints, and run more seeds before deciding."
+        )
+    return [*said_, *_narrow_bands(found)]
+
+
+def _narrow_bands(found: Analysis) -> list[str]:
+    """Forecast intervals that hold much less than they say are warned of: reserves would be planned by them."""
+    if not (found.sweep.frame["metric"] == "coverage90").any():
+        return []
+    frame = found.sweep.scores("coverage90")
+    federation = WORDS["federated", True]
+    shown = federation if federation in found.contenders else found.best
+    values = frame.loc[(frame["contender"] == shown) & (frame["model"] == FEDERATED), "value"]
+    share = float(values.mean()) if len(values) else math.nan
+    if math.isnan(share) or share >= _NARROW:
+        return []
+    if share >= _COVERED:
+        shares = frame[frame["model"] == FEDERATED].groupby("contender")["value"].mean()
+        nearest = str((shares - _BAND).abs().idxmin())
+        other = "" if nearest == shown else f"; those of {nearest} come nearest with {shares[nearest] * 100:.0f} %"
+        return [
+            f"The forecast intervals are narrow: the 90 % bands of {listed([shown])} hold {share * 100:.0f} % of what "
+            f"came true{other}. The answer above is about the error alone; see “Other measures”."
+        ]
+    return [
+        f"The forecast intervals are far too narrow: the 90 % bands of {listed([shown])} hold {share * 100:.0f} "
+        "% of what came true. The comparison of errors is not touched by that, but do not plan reserves by these bands."
+    ]
 
 
 def unscored_words(found: Analysis) -> str:

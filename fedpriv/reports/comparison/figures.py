@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.axes import MAX_LINES, MAX_PANELS, epsilon_axis, label_lines, look, percent_axis
 from fedpriv.reports.comparison.collaboration import Collaboration
+from fedpriv.reports.comparison.cost_figures import cost_figure
 from fedpriv.reports.comparison.joining_figures import joining_plans
 from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.comparison.phrases import equal_in_practice
@@ -37,6 +38,7 @@ def pictures(found: Analysis, value: Collaboration | None, directory: Path) -> d
             "Dot plot: how much more error each contender has than the best, with intervals",
             _forest(found),
         ),
+        ("cost", "Line chart: error against the same model without privacy, over epsilon", cost_figure(found)),
         ("curve", "Line chart: error over epsilon for each contender with bands", _curve(found)),
         ("heat", "Heat map: error of each contender under each partition, against seasonal naive", heat_map(found)),
         ("ranks", "Critical-difference diagram of mean ranks", _ranks(found)),
@@ -66,7 +68,7 @@ def _forest(found: Analysis) -> Draw | None:
     not_worse, near = found.overall.not_worse, equal_in_practice(found.overall)
 
     def draw(palette: Palette) -> Figure:
-        made, axes = figure(1.15 + 0.3 * len(order))
+        made, axes = figure(1.25 + 0.3 * len(order))
         axes.axvline(0, color=palette.muted, linewidth=1)
         if near:
             axes.axvspan(0, MARGIN, color=palette.muted, alpha=0.13, linewidth=0)
@@ -87,7 +89,8 @@ def _forest(found: Analysis) -> Draw | None:
         span = max(ends) - min(ends) or 0.01
         axes.set_xlim(min(ends) - 0.06 * span, max(ends) + 0.06 * span)
         percent_axis(axes, "x")
-        axes.set_xlabel(f"error against {words(best, 20)} (right: more error)")
+        label = f"error against {words(best, 28)}"
+        axes.set_xlabel(f"{label}{' ' if len(label) < 32 else chr(10)}(right: more error)")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         handles = [
@@ -170,10 +173,12 @@ def _lines(axes: Axes, found: Analysis, where: str, palette: Palette) -> None:
             label=words(rule, 26) if known else None,
         )
     plain = found.cells.get((where, None))
+    private = {rule for cell in found.cells.values() if cell.epsilon is not None for rule in cell.trials.rules}
     for rule, gain in (plain.gains if plain else {}).items():
         own = look(palette, found.contenders, rule)
         name = words(rule, 26)
-        name = name if rule not in found.contenders else f"{name}, no privacy"  # else it stands in the legend twice
+        if rule in private:  # else it stands in the legend twice
+            name = f"{name}, no privacy"
         axes.axhline(gain.change[0], color=own.colour, linestyle=own.style, linewidth=1.5, label=name)
     if len(found.epsilons) > 1:
         epsilon_axis(axes, found.epsilons)

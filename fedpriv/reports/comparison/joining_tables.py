@@ -19,8 +19,11 @@ def joining_tables(value: Collaboration) -> list[Titled]:
     last = value.joining[-1]
     heads = [Head("Client"), Head("Verdict", f"at epsilon {last.epsilon:g}")]
     for at in value.joining:
-        heads += [Head(f"error by joining at epsilon {at.epsilon:g}"), Head("95 % interval", "over seeds")]
-    heads.append(Head("break-even epsilon", "from which epsilon on joining pays"))
+        heads += [
+            Head(f"epsilon {at.epsilon:g}", f"change of error by joining at epsilon {at.epsilon:g}"),
+            Head("95 % interval", "over seeds"),
+        ]
+    heads.append(Head("pays from epsilon", "break-even: from which epsilon on joining has no more error"))
     rows: list[list[Cell]] = []
     for client in value.clients:
         row = [Cell(client)]
@@ -38,7 +41,7 @@ def joining_tables(value: Collaboration) -> list[Titled]:
         else:
             where = even.epsilon if math.isfinite(even.epsilon) else 1e9
             sure = value.established(client)
-            row.append(Cell(even.words() if sure else f"not established (by the averages {even.words()})", where))
+            row.append(Cell(even.words() if sure else f"{even.words().split(' (')[0]}, may be chance", where))
         rows.append(row)
     text = (
         f"Joining against “{WORDS[value.alternative]}”; minus: less error by joining. “gains” and “loses” only where "

@@ -63,16 +63,20 @@ def joining_answer(value: Collaboration) -> list[str]:
         f"{'under the same promise' if value.alternative[1] else 'without noise'}, {reason}."
     ]
     rows = [f"epsilon {at.epsilon:g}: {_gain_words(at)}" for at in value.joining]
-    text.append("Error by joining, mean over seeds and clients: " + "; ".join(rows) + ".")
+    text.append("Change of error by joining, mean over seeds and clients: " + "; ".join(rows) + ".")
     if value.overall is not None and len(value.joining) > 1:
         text.append(_even_words(value, value.overall))
-    helped = sum(gain.gain > 0 for gain in last.clients)
-    said = [f"going by the averages {helped} of {len(last.clients)} have less error"]
-    verbs: dict[Outcome, str] = {"gains": "clearly gain", "loses": "clearly lose", "not told": "may be chance"}
+    helped, count = sum(gain.gain > 0 for gain in last.clients), len(last.clients)
+    said: list[str] = []
+    verbs: dict[Outcome, str] = {"gains": "clearly gain", "loses": "clearly lose"}
     for outcome, verb in verbs.items():
         names = last.of(outcome)
         if names:
             said.append(f"{verb}: {listed(names)}")
+    if chance := last.of("not told"):
+        who = "no client is told from chance" if len(chance) == count else f"may be chance: {listed(chance)}"
+        said.append(who)
+    said.append(f"going by the averages {helped} of {count} have less error")
     text.append(
         f"Client by client at epsilon {last.epsilon:g} against “{WORDS[value.alternative]}” (adjusted for "
         f"{len(last.clients)} clients): " + "; ".join(said) + "."
@@ -102,11 +106,8 @@ def _even_words(value: Collaboration, even: BreakEven) -> str:
         text += " A break-even epsilon is not established."
     never = [client for client, own in value.by_client.items() if math.isinf(own.epsilon)]
     sure = [client for client in never if value.established(client)]
-    unsure = [client for client in never if client not in sure]
     if sure:
         text += f" No break-even in this range for {listed(sure)}."
-    if unsure:
-        text += f" Going only by its averages none in this range for {listed(unsure)}, which may be chance."
     return text
 
 

@@ -8,10 +8,11 @@ from fedpriv.reports.tables import METRICS
 
 PARTITIONS = {
     "natural": "every utility (or what the data call a client) is one client.",
-    "iid": "all data dealt out at random, so that clients differ by chance only.",
-    "dirichlet": "the same data dealt out anew and unevenly, in blocks of time: shares of each season (or kind of "
-    "daily profile) are drawn from a Dirichlet distribution, so that a client may hold mostly summers.",
-    "quantity": "the same data dealt out with very different amounts for each client.",
+    "iid": "the same data dealt out anew at random (in blocks of time, or series by series where there are two or more "
+    "for each client), so that clients differ by chance only.",
+    "dirichlet": "the same data dealt out anew and unevenly: shares of each kind of mean day (or season) are drawn "
+    "from a Dirichlet distribution, so that a client may hold mostly one kind; the smaller alpha, the more.",
+    "quantity": "the same data dealt out at random in very different amounts: a client's share follows a power law.",
     "temporal": "clients hold different years.",
 }
 RULES = {
@@ -48,7 +49,7 @@ _COMMON = (
     (
         "95 % interval",
         "Where the number would lie with other seeds and other clients of the same kind, 19 times out of 20. Seeds and "
-        "clients are crossed, so neither alone is taken for the number of repetitions: three seeds give wide "
+        "clients are crossed, so neither alone is taken for the number of repetitions: few seeds give wide "
         "intervals, and should.",
     ),
     (
@@ -121,8 +122,10 @@ def meanings(found: Analysis, value: Collaboration | None) -> list[tuple[str, st
     metrics = set(found.sweep.frame["metric"])
     models = {str(run.settings.get("model.kind", "diffusion")) for run in found.sweep.done}
     rules = {str(run.settings["privacy.clipper"]) for run in found.sweep.done if "privacy.clipper" in run.settings}
+    shares = value is not None and bool(value.left_out or value.shapley)
+    joining = _JOINING if shares else _JOINING[:-1]
     return [
-        *(_JOINING if value is not None else ()),
+        *(joining if value is not None else ()),
         *_COMMON,
         *((f"Partition: {kind}", text) for kind, text in PARTITIONS.items() if kind in kinds and len(found.wheres) > 1),
         *((f"Model: {name}", text) for name, text in MODELS.items() if name in models and len(models) > 1),

@@ -39,6 +39,11 @@ def equal_in_practice(found: Verdict) -> tuple[str, ...]:
     )
 
 
+def or_words(names: list[str]) -> str:
+    """`a, b or c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}" if names else "none"
+
+
 def listed(names: list[str] | tuple[str, ...]) -> str:
     """`a, b and c`; of many the first few and how many more; names with a comma in quotation marks."""
     names = [f"“{name}”" if "," in name else name for name in names]

@@ -105,7 +105,8 @@ def client_charts(found: Analysis) -> Draw | None:
         made = Figure(figsize=(WIDTH, 0.6 + 0.24 * math.ceil((len(rules) + 1) / 3) + 1.35 * rows), layout="constrained")
         for place, client in enumerate(clients):
             axes = made.add_subplot(rows, columns, place + 1)
-            axes.axhline(0, color=palette.muted, linestyle=":", linewidth=1.2, label="seasonal naive")
+            if over:  # else differences between contenders would drown in what all of them gain
+                axes.axhline(0, color=palette.muted, linestyle=":", linewidth=1.2, label="seasonal naive")
             for r, rule in enumerate(rules):
                 points = [(c.epsilon or 0.0, client_change(found, c, rule, client)) for c in cells]
                 points = [(e, change) for e, change in points if change is not None]
@@ -124,6 +125,7 @@ def client_charts(found: Analysis) -> Draw | None:
             if over:
                 epsilon_axis(axes, [c.epsilon or 0.0 for c in cells])
             else:
+                axes.margins(y=0.25)
                 axes.set_xlim(-0.7, len(rules) - 0.3)
                 axes.set_xticks([])
             percent_axis(axes, "y", 3)

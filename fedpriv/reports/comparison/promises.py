@@ -9,7 +9,8 @@ from typing import Any
 
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.naming import TRUST, WORDS
-from fedpriv.reports.comparison.sweep import Sweep, SweepRun
+from fedpriv.reports.comparison.sweep import Sweep
+from fedpriv.reports.comparison.sweep_runs import SweepRun
 from fedpriv.reports.tables import UNITS, at_most, small
 
 _MEANINGFUL = 30.0  # an epsilon above this says nothing that a person could rely on
@@ -77,7 +78,7 @@ def _finite(value: object) -> float:
 
 
 RELATIONS = {
-    "zero-out": "what everybody sees could nearly as well have come if no window that touches one {unit} had "
+    "zero-out": "what everybody sees could nearly as well have come about if no window that touches one {unit} had "
     "contributed. That it exists, and when, is public",
     "replace-one": "what everybody sees could nearly as well have come from data in which one {unit} had any other "
     "value",
@@ -119,7 +120,8 @@ def not_promised(found: tuple[Promise, ...]) -> list[str]:
     runs = sum(promise.runs for promise in found)
     out = [
         f"All runs of this sweep together. Each epsilon is about one run; all {runs} private runs used the same "
-        "readings, and somebody who saw all of them would be held off by their sum only. A deployment publishes one.",
+        "readings, so against somebody who saw all of them only the sum of their epsilons holds. A deployment "
+        "publishes one.",
         "Readings that several clients hold: where the same readings are in two clients' data, their epsilons add up, "
         "also when these clients work together.",
         "Whoever controls a client's own machine, and whoever is given the raw readings (a curator).",

@@ -9,7 +9,8 @@ from fedpriv.config import Scenario
 from fedpriv.provenance import source_digest
 from fedpriv.reports.atomic import read_json
 from fedpriv.reports.comparison.analysis import Analysis
-from fedpriv.reports.comparison.sweep import dotted, value_words
+from fedpriv.reports.comparison.sweep import value_words
+from fedpriv.reports.comparison.sweep_runs import dotted
 
 _LOCAL = ("run.out", "data.dir", "run.workers", "run.name", "run.engine", "run.device")
 

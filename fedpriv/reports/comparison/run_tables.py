@@ -7,7 +7,8 @@ import numpy as np
 from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.analysis import Analysis, cell_name
 from fedpriv.reports.comparison.cells import Titled
-from fedpriv.reports.comparison.sweep import DONE, EPSILON, FEDERATED, SweepRun, value_words
+from fedpriv.reports.comparison.sweep import FEDERATED, value_words
+from fedpriv.reports.comparison.sweep_runs import DONE, EPSILON, SweepRun
 from fedpriv.reports.tables import METRICS, at_most, number
 
 

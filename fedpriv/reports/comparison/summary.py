@@ -9,11 +9,12 @@ from typing import Any
 
 from fedpriv.reports.comparison.analysis import Analysis, Cell
 from fedpriv.reports.comparison.collaboration import WORDS, AtEpsilon, Collaboration
+from fedpriv.reports.comparison.cost import Cost, beats_naive_from, costs
 from fedpriv.reports.comparison.curves import BreakEven
 from fedpriv.reports.comparison.doubts import weak_references
 from fedpriv.reports.comparison.phrases import equal_in_practice
 from fedpriv.reports.comparison.promises import Promise
-from fedpriv.reports.comparison.words import answer, headline, naive_break_even
+from fedpriv.reports.comparison.words import answer, headline
 from fedpriv.reports.statistics import Paired
 
 
@@ -38,9 +39,10 @@ def summary(found: Analysis, value: Collaboration | None, promises: tuple[Promis
         "cells": [_cell(cell) for cell in found.cells.values()],
         "fairness": [{"epsilon": epsilon, **asdict(fair)} for (_, epsilon), fair in found.fairness.items()],
         "beats_naive_from": {
-            where or "all": {rule: _even(naive_break_even(found, where, rule)) for rule in found.contenders}
+            where or "all": {rule: _even(beats_naive_from(found, where, rule)) for rule in found.contenders}
             for where in found.wheres
         },
+        "cost_of_privacy": [_cost(cost) for cost in costs(found)],
         "collaboration": value and _joining(value),
         "promises": [asdict(promise) for promise in promises],
         "tuned": sweep.tuning is not None,
@@ -81,6 +83,17 @@ def _even(even: BreakEven | None) -> dict[str, Any] | None:
         "low": even.least,
         "high": even.most,
         "words": even.words(),
+    }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    return {
+        "partition": cost.where,
+        "contender": cost.contender,
+        "against": cost.twin,
+        "against_differs_in": list(cost.other),
+        "epsilons": [{"epsilon": epsilon, **_change(pair)} for epsilon, pair in cost.points.items()],
+        "near_from": _even(cost.near),
     }
 
 

@@ -8,9 +8,8 @@ axes are what is *compared* (the contenders): clipping rules, parts of the model
 from __future__ import annotations
 
 import json
-import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,54 +19,16 @@ from fedpriv.data.table import Frame
 from fedpriv.errors import InputError
 from fedpriv.reports.atomic import read_json
 from fedpriv.reports.comparison.naming import WORDS, setting_of_arm
+from fedpriv.reports.comparison.sweep_runs import DONE, EPSILON, SweepRun, read_results, read_runs
 
-EPSILON = "privacy.epsilon"
 FEDERATED, NAIVE = "federated", "seasonal-naive"
 QUESTIONS = ("clippers", "collaboration", "curve", "components", "free")
-COLUMNS = ("run", "digest", "arm", "seed", "client", "model", "split", "metric", "value")
 _WHERE = ("partition.", "data.", "task.")
 _PROMISE = ("privacy.unit", "privacy.relation", "privacy.delta")
 _SHORT = {
-    "privacy.clipper": "", "partition.kind": "", "privacy.unit": "unit ", "partition.by": "by ",
+    "privacy.clipper": "", "model.kind": "", "partition.kind": "", "privacy.unit": "unit ", "partition.by": "by ",
     "optimizer.learning_rate": "lr ", "strategy.name": "", "model.modulation": "",
 }  # fmt: skip
-DONE = "done"
-
-
-@dataclass(frozen=True)
-class SweepRun:
-    """One line of a sweep's plan. Identical runs (all epsilons of an arm without privacy) share one folder.
-
-    Attributes:
-        run: name of its folder under runs/.
-        axes: label of every axis. settings: the dotted keys that these and its arm stand for, on top of what all share.
-        status: `done`, `failed`, `refused`, ...
-        epsilon: the largest committed epsilon of its clients; None where nothing is promised or known.
-        client: who trained, where not everybody did: `BPAT`, `without BPAT`, `BPAT + TVA`.
-    """
-
-    run: str
-    digest: str
-    arm: str
-    seed: str
-    axes: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    status: str
-    seconds: float | None
-    epsilon: float | None
-    error: str
-    client: str = ""
-
-    @property
-    def private(self) -> bool:
-        """Whether it promises anything."""
-        return self.settings.get("privacy.enabled", True) is not False
-
-    @property
-    def budget(self) -> float | None:
-        """The epsilon that it was given; None without privacy."""
-        value = self.settings.get(EPSILON)
-        return float(value) if self.private and isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True)
@@ -95,9 +56,9 @@ class Sweep:
             settings = tomllib.loads((path / "sweep.toml").read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path / 'sweep.toml'} cannot be read ({error}); nothing was changed.") from None
-        runs = _runs(path / "runs.json", settings)
+        runs = read_runs(path / "runs.json", settings)
         tuning = read_json(path / "tuning.json") or None
-        return cls(path, settings, runs, _results(path / "results.parquet", runs), tuning)
+        return cls(path, settings, runs, read_results(path / "results.parquet", runs), tuning)
 
     @property
     def table(self) -> Mapping[str, Any]:
@@ -158,7 +119,7 @@ class Sweep:
         """What is compared, as a name. Without privacy its rules mean nothing and are not in the name."""
         axes = [key for key in self.contender_axes if run.private or not key.startswith("privacy.")]
         parts = [self.arm_words(run)] if self._several_arms and run.arm else []
-        parts += [_words(key, run.axes[key]) for key in axes if key in run.axes]
+        parts += [axis_words(key, run.axes[key]) for key in axes if key in run.axes]
         if parts:
             return " · ".join(parts)
         return str(run.settings.get("privacy.clipper", FEDERATED)) if run.private else "no privacy"
@@ -184,11 +145,12 @@ class Sweep:
     @property
     def thing(self) -> str:
         """What one of the compared is called in a sentence."""
-        return {"clippers": "rule", "collaboration": "setting"}.get(self.question, "contender")
+        plain = "model" if self.contender_axes == ("model.kind",) and not self._several_arms else "contender"
+        return {"clippers": "rule", "collaboration": "setting"}.get(self.question, plain)
 
     def where(self, run: SweepRun) -> str:
         """Under which partition (and task, unit ...), as a name; empty where there is only one."""
-        return " · ".join(_words(key, run.axes[key]) for key in self.where_axes if key in run.axes)
+        return " · ".join(axis_words(key, run.axes[key]) for key in self.where_axes if key in run.axes)
 
     @cached_property
     def _dealings(self) -> dict[str, str]:
@@ -267,94 +229,11 @@ class Sweep:
         return self.path / "runs" / run.run
 
 
-def _runs(path: Path, settings: Mapping[str, Any]) -> tuple[SweepRun, ...]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); nothing was changed.") from None
-    listed = content.get("runs", content) if isinstance(content, dict) else content
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) and "run" in entry for entry in listed):
-        raise InputError(f"{path} is not a list of runs; nothing was changed.")
-    return sweep_runs(listed, settings)
-
-
-def sweep_runs(listed: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> tuple[SweepRun, ...]:
-    """The lines of runs.json with what their arms and labels stand for in sweep.toml."""
-    shared = {**dotted(settings.get("base") or {}), **dotted(settings.get("set") or {})}
-    arms = {str(arm.get("name", "")): dotted(arm.get("set") or {}) for arm in settings.get("arms") or []}
-    grid = dotted(settings.get("grid") or {})
-    return tuple(_run(entry, shared, grid, arms) for entry in listed)
-
-
-def _run(
-    entry: Mapping[str, Any], shared: Mapping[str, Any], grid: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]
-) -> SweepRun:
-    axes = dict(entry.get("axes") or {})
-    arm = str(entry.get("arm") or "")
-    varied = {k: v for key, label in axes.items() for k, v in _meant(key, label, grid.get(key) or []).items()}
-    return SweepRun(
-        run=str(entry["run"]),
-        digest=str(entry.get("digest") or ""),
-        arm=arm,
-        seed=str(entry.get("seed", "")),
-        axes=axes,
-        settings={**shared, **varied, **arms.get(arm, {})},
-        status=str(entry.get("status") or "unknown"),
-        seconds=_number(entry.get("seconds")),
-        epsilon=_number(entry.get("epsilon")),
-        error=str(entry.get("error") or ""),
-        client=str(entry.get("client") or ""),
-    )
-
-
-def _meant(key: str, label: object, points: object) -> dict[str, Any]:
-    """The settings that the label of an axis stands for; an infinite epsilon (a word in JSON) is no privacy at all."""
-    for point in points if isinstance(points, list) else []:
-        if isinstance(point, Mapping) and point.get("label") == label:
-            return dotted(point.get("set") or {})
-    if key == EPSILON and (label in (None, "inf") or (isinstance(label, float) and math.isinf(label))):
-        return {"privacy.enabled": False}
-    return {key: label}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def dotted(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested or dotted settings as dotted keys of two parts."""
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping) and "." not in key:
-            out.update({f"{key}.{inner}": leaf for inner, leaf in value.items()})
-        else:
-            out[key] = value
-    return out
-
-
-def _results(path: Path, runs: tuple[SweepRun, ...]) -> Frame:
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.exists():
-        if any(run.status == DONE for run in runs):
-            raise InputError(f"{path} is missing although runs are done; nothing was changed.")
-        return pd.DataFrame({name: pd.Series(dtype="float64" if name == "value" else "str") for name in COLUMNS})
-    try:
-        frame = pq.read_table(path, columns=list(COLUMNS)).to_pandas()
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise InputError(f"{path} cannot be read as a table of results ({error}); nothing was changed.") from None
-    for name in COLUMNS[:-1]:
-        frame[name] = frame[name].astype(str)
-    return frame
-
-
 def _key(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _words(key: str, value: object) -> str:
+def axis_words(key: str, value: object) -> str:
     """An axis value as a person says it: `psac`, `alpha 0.1`."""
     shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value_words(value)
     return f"{_SHORT.get(key, key.rpartition('.')[2].replace('_', ' ') + ' ')}{shown}"

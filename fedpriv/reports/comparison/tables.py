@@ -35,7 +35,7 @@ def pairs(found: Analysis) -> Titled | None:
         Head("difference", f"relative difference of error, geometric mean over {everything(found)}"),
         Head("95 % interval", "over seeds and clients"),
         Head("p, adjusted", "t test over seeds and clients, Holm's correction over all pairs"),
-        Head("clients", "share of clients for which the first has less error"),
+        Head("clients better", "share of clients for which the first has less error"),
         Head("effect", "Cliff's delta against the spread between clients"),
     ]
     rows = [_pair(pair, q, pair.significant(q)) for pair, q in zip(overall.pairs, overall.adjusted, strict=True)]
@@ -44,6 +44,8 @@ def pairs(found: Analysis) -> Titled | None:
         f"{all_pairs}, over all {everything(found)}. The intervals are for one pair by itself; p is adjusted "
         "for all of them (Holm), and decides."
     )
+    if any(pair.mean == pair.standard_error == 0 for pair in overall.pairs):
+        text += f" Two {found.sweep.thing}s that gave the same numbers are one, so fewer comparisons are adjusted for."
     if len({round(q, 12) for q in overall.adjusted if q < 1}) < sum(q < 1 for q in overall.adjusted):
         text += (
             " Equal p are no mistake: Holm's steps go from the surest pair to the least sure, and no pair may get a "

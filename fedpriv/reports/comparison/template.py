@@ -8,9 +8,9 @@ PAGE = (
     opening("comparison")
     + """{% if about %}<p>{{ about }}</p>{% endif %}
 <p class="sub">{{ subtitle }}</p>
-<div class="top"><section class="answer" id="answer"><p class="lead">{{ headline }}</p>
-{% for text in answer %}<p>{{ text }}</p>{% endfor %}</section>
-<div class="hero">{{ picture(hero, captions[hero]) if hero else '' }}</div></div>
+<section class="top" id="answer"><div class="answer first"><p class="lead">{{ headline }}</p></div>
+<div class="hero">{{ picture(hero, captions[hero]) if hero else '' }}</div>
+<div class="answer rest">{% for text in answer %}<p>{{ text }}</p>{% endfor %}</div></section>
 {% for note in notes %}<div class="warn"><p>{{ note }}</p></div>{% endfor %}
 {% if tiles %}<div class="tiles">
 {% for tile in tiles %}

@@ -9,17 +9,20 @@ from fedpriv.reports.comparison.analysis import (
     against_naive,
     cell_name,
     client_changes,
-    clients_words,
     place_word,
 )
+from fedpriv.reports.comparison.cell_trials import clients_words
 from fedpriv.reports.comparison.collaboration import Collaboration
-from fedpriv.reports.comparison.curves import BreakEven, break_even
+from fedpriv.reports.comparison.cost import beats_naive_from
+from fedpriv.reports.comparison.cost_words import cost_answer, cost_headline
 from fedpriv.reports.comparison.joining_words import joining_answer, joining_headline
+from fedpriv.reports.comparison.meanings import RULES
 from fedpriv.reports.comparison.phrases import (
     change_words,
     equal_in_practice,
     interval_words,
     listed,
+    or_words,
     size_words,
 )
 from fedpriv.reports.comparison.promises import Promise
@@ -32,6 +35,13 @@ def headline(found: Analysis, value: Collaboration | None) -> str:
     """The decision in one sentence."""
     if value is not None and found.sweep.question == "collaboration":
         return joining_headline(value)
+    if found.sweep.question == "curve" and (text := cost_headline(found)):
+        return text
+    return _who(found)
+
+
+def _who(found: Analysis) -> str:
+    """Which contender has the least error, and whether that is more than chance."""
     overall = found.overall
     if overall is None:
         return _curve_headline(found)
@@ -76,10 +86,16 @@ def answer(found: Analysis, value: Collaboration | None, promises: tuple[Promise
     out: list[str] = []
     if value is not None and found.sweep.question == "collaboration":
         out += joining_answer(value)
+    elif found.sweep.question == "curve" and (said := cost_answer(found)):
+        out += said
+        if found.overall is not None:
+            out.append(f"Between the {found.sweep.thing}s: {_who(found)}")
+        out.append(_left_behind(found))
     else:
         if found.overall is not None:
+            out.append(_rules_words(found))
             out.append(_how_sure(found))
-        out += [text for text in (_places(found), _worth(found), _left_behind(found)) if text]
+        out += [_places(found), _worth(found), _left_behind(found)]
     out.append(promise_words(promises, several_settings=value is not None))
     return [text for text in out if text]
 
@@ -91,6 +107,14 @@ def _next(found: Analysis) -> Paired:
     """The best against the one with the next least error."""
     assert found.overall is not None
     return next(pair for pair in found.overall.pairs if pair.a == found.overall.best)
+
+
+def _rules_words(found: Analysis) -> str:
+    """What the best clipping rules do, for who does not know them by name."""
+    assert found.overall is not None
+    names = [found.overall.best, *equal_in_practice(found.overall)] if found.sweep.question == "clippers" else []
+    said = [f"{name}: {RULES[name].rstrip('.')}" for name in names[:3] if name in RULES]
+    return f"What they do: {'; '.join(said)}. The other rules are explained at the end of the page." if said else ""
 
 
 def _how_sure(found: Analysis) -> str:
@@ -197,7 +221,7 @@ def _worth(found: Analysis) -> str:
             open_ = open_ or gain.low <= 0 <= gain.high
     if not said:
         return ""
-    text = f"Against repeating the last day (seasonal naive, free of charge for privacy), {rule} has {listed(said)}."
+    text = f"Against repeating the last day (seasonal naive, which needs no training), {rule} has {listed(said)}."
     return text + (" Where the interval holds both less and more, the gain may be chance." if open_ else "")
 
 
@@ -240,21 +264,9 @@ def losers_of(found: Analysis, epsilon: float | None, rule: str) -> list[tuple[s
 # ---- one contender over epsilon ---------------------------------------------------------------------
 
 
-def naive_break_even(found: Analysis, where: str, rule: str) -> BreakEven | None:
-    """From which epsilon on a contender beats the seasonal baseline in one partition."""
-    cells = sorted(
-        (c for c in found.cells.values() if c.where == where and c.epsilon is not None and rule in c.gains),
-        key=lambda c: c.epsilon or 0.0,
-    )
-    if not cells:
-        return None
-    shares = [c.gains[rule].change for c in cells]
-    return break_even([c.epsilon or 0.0 for c in cells], *([-s[i] for s in shares] for i in (0, 2, 1)))
-
-
 def _curve_headline(found: Analysis) -> str:
     rule = found.best
-    even = naive_break_even(found, found.wheres[0], rule)
+    even = beats_naive_from(found, found.wheres[0], rule)
     if even is None:
         return f"One contender was run ({rule}); there is nothing to compare it with."
     at = f" ({found.wheres[0]})" if found.wheres[0] else ""
@@ -275,20 +287,21 @@ def promise_words(promises: tuple[Promise, ...], *, several_settings: bool = Fal
     units = sorted({promise.unit for promise in promises})
     deltas = sorted({promise.delta for promise in promises if promise.delta is not None})
     budgets = sorted({promise.budget for promise in promises})
-    epsilons = listed([f"{b:g}" for b in budgets]) if len(budgets) > 1 else f"{budgets[0]:g}"
+    several = len(budgets) * len(units) > 1
     text = (
-        f"What is promised: {'in each run ' if len(budgets) * len(units) > 1 else ''}every client gets "
-        f"{'one epsilon of ' if len(budgets) > 1 else 'epsilon '}{epsilons} for one "
-        f"{' or for one '.join(units)} over the whole run"
+        f"What is promised: {'in each private run ' if several else ''}every client gets epsilon "
+        f"{or_words([f'{b:g}' for b in budgets])} for {or_words([f'one {unit}' for unit in units])} over the whole run"
         + (f", at delta {' or '.join(small(d) for d in deltas)}" if deltas else "")
         + (
-            ". Against whom depends on the setting: see “What is promised”."
+            ". In the federation it holds against the server, the other clients and whoever sees the model; the other "
+            "settings ask for other trust (“What is promised”)."
             if several_settings
-            else ". Runs at one epsilon make the same promise, so their errors can be compared."
+            else f". It holds against the server, the other clients and whoever sees the model. Runs at one epsilon "
+            f"{'for one unit ' if len(units) > 1 else ''}make the same promise, so their errors can be compared."
         )
     )
     worst = max(promises, key=lambda promise: promise.committed or 0.0)
-    if worst.committed is not None:
+    if worst.committed is not None and not several and worst.committed > worst.budget * (1 + 1e-9):
         text += f" The largest epsilon that any client committed is {at_most(worst.committed)}."
     if any(promise.seeded for promise in promises):
         text += " The noise was seeded to make runs repeatable: a simulation, not a guarantee."

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
-from fedpriv.reports.comparison.sweep import Sweep, sweep_runs
+from fedpriv.reports.comparison.sweep import Sweep
+from fedpriv.reports.comparison.sweep_runs import sweep_runs
 from fedpriv.reports.forecasts import ForecastExamples
 
 UTILITIES = ("CISO-PGAE", "BPAT", "AZPS", "ERCO-NCEN", "TVA", "FPL", "NYIS-ZONJ", "PJM-CE")

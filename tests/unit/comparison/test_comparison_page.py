@@ -42,7 +42,8 @@ def test_the_page_is_self_contained_and_begins_with_the_answer(clipper_sweep):
     text = words(html)
     assert text.index("psac is the best of 4:") < text.index("By how much, and how sure")
     for said in (
-        "in each run every client gets one epsilon of 1 and 8 for one reading over the whole run, at delta 1e-5",
+        "in each private run every client gets epsilon 1 or 8 for one reading over the whole run, at delta 1e-5",
+        "holds against the server, the other clients and whoever sees the model",
         "a simulation, not a guarantee",
         "1 failed, 1 refused",
         "the model is not finite after round 7",

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import tomllib
 
+import re
+
 import pytest
 
 from fedpriv.errors import InputError
@@ -110,8 +112,11 @@ def test_quick_replaces_what_it_names():
 def test_every_study_is_valid_and_has_a_quick_version(name):
     spec = studies.load(name)
     assert spec.sweep.name == name
-    assert studies.describe(name)
+    assert f"x {len(spec.sweep.seeds)} seed" in studies.describe(name), "counted from the grid"
     assert spec.quicker().sweep.name == f"{name}-quick"
+    # what a study says of itself stands on the page of its short version too, and of one with other seeds or epsilons
+    counted = r"\b(\d+|one|two|three|four|five|six|seven|eight) (paired )?(seed|epsilon|rule|partition)s?\b|epsilon \d"
+    assert not re.search(counted, spec.sweep.about.replace("epsilon 10000", ""), re.IGNORECASE)
 
 
 def test_an_unknown_study_is_refused_with_the_nearest():
