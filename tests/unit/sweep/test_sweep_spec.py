@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import math
-import tomllib
-
 import re
+import tomllib
 
 import pytest
 
