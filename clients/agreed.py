@@ -6,6 +6,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from clients.node import Node
+from fedpriv.data.roster import roster
 from fedpriv.errors import InputError
 from fedpriv.messages import (
     Refusal,
@@ -25,6 +26,11 @@ def check_agreed(source: str, scenario: str, node: Node) -> None:
         raise WireError("the server runs another scenario than this client", Refusal.SCENARIO_MISMATCH)
     if node.agreed is not None and scenario not in node.agreed:
         raise WireError("the owner has not agreed to this scenario", Refusal.SCENARIO_MISMATCH)
+    if node.mode == "deployment" and node.scenario.data.source == "nodes":
+        ours, theirs = roster(node.local), roster(node.scenario)
+        if ours.step != theirs.step or len(ours.channels) != len(theirs.channels):
+            # The server's label counts days on the federation's calendar.
+            raise WireError("this node's data have another step, or other channels, than the federation agreed on")
 
 
 def rule_state_of(request: TrainRequest, worker: LocalWorker) -> np.ndarray | None:

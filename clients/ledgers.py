@@ -44,7 +44,7 @@ class Ledgers:
         """
         key = str(node.ledger)
         if self._enrolled.get(key) != contracts:
-            if node.mode == "deployment" and (committed := ledger.committed()) > node.epsilon:
+            if node.mode == "deployment" and not (committed := ledger.committed()) <= node.epsilon:
                 raise BudgetExceeded(
                     f"epsilon {committed:.4g} is committed in {node.ledger}, and the owner's file allows "
                     f"{node.epsilon:g} by now; nothing was read or released."

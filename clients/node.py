@@ -7,6 +7,7 @@ Everything else is a deployment and needs the operator's own file, named by the 
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import tomllib
@@ -224,7 +225,7 @@ def agreed_scenarios(content: Mapping[str, object]) -> tuple[str, ...] | None:
 
 
 def operator_file(path: Path) -> dict[str, object]:
-    """The operator's TOML: all keys there, none unknown, and writable by its owner alone."""
+    """The operator's TOML: all keys there, none unknown, a budget that is one, and writable by its owner alone."""
     try:
         mode = path.stat().st_mode
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -235,4 +236,11 @@ def operator_file(path: Path) -> dict[str, object]:
     if not _NODE_KEYS <= set(content) <= _NODE_KEYS | _NODE_OPTIONAL:
         wrong = ", ".join(sorted((set(content) - _NODE_OPTIONAL) ^ _NODE_KEYS))
         raise NotConfigured(f"the node file {path} has unknown or missing keys: {wrong}; nothing was read.")
+    for name, most in (("epsilon", math.inf), ("delta", 1.0)):
+        value = content[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
+            raise NotConfigured(
+                f"the node file {path} says {name}={value!r}, which is not a finite number above 0"
+                f"{' and below 1' if name == 'delta' else ''}; nothing was read."
+            )
     return content

@@ -39,6 +39,7 @@ SPREAD_LOW, SPREAD_HIGH = 1e-2, 1e2  # normalised units: a stated spread outside
 OPTIONS = ("weekend_shift", "blocks", "structure")
 """Of the ridge, the first two; of the Gaussian, the last: what belongs to the other model is not looked at."""
 GAUSSIAN_WINDOW = 1024  # steps: covariances of this size take a gigabyte for the kernels and 0.1 s each
+LEAST_EIGENVALUE = 1e-3  # share of the mean variance by which rounding may leave a covariance indefinite
 MEAN_LIMIT = 1e3  # normalised units: a mean beyond is no forecast
 
 
@@ -129,8 +130,14 @@ class OneRound:
             model = GaussianModel(torch.zeros(window, dtype=torch.float64), toeplitz(flat))
         else:
             model = GaussianModel(flat[:window], unpack(flat[window:], window))
-        if not bool((model.covariance.diagonal() > 0).all()):
-            raise InputError("a Gaussian state has a variance that is not positive; nothing was computed.")
+        size = float(model.covariance.diagonal().mean())
+        # Decided here, of the state alone: a conditional that fails for some masks of readings and not for others would
+        # tell of them.
+        least = float(torch.linalg.eigvalsh(model.covariance)[0])
+        if not bool((model.covariance.diagonal() > 0).all()) or not least > -LEAST_EIGENVALUE * size:
+            raise InputError(
+                "a Gaussian state has a variance that is not positive, or is no covariance; nothing was computed."
+            )
         return Reference(self.kind, model, state.cpu())
 
 

@@ -194,12 +194,12 @@ class Ledger(LedgerView):
             )
         where = f"at delta={self.delta:g} (unit: {self.unit}, {self.relation})"
         for one in fresh:
-            if (own := self.epsilon_of_all([one])) > one.epsilon:
+            if not (own := self.epsilon_of_all([one])) <= one.epsilon:
                 return BudgetExceeded(
                     f"epsilon of the contract would be {own:.4g} > {one.epsilon:g} {where}; nothing was enrolled."
                 )
         most = self.budget_epsilon if cap is None else min(cap, self.budget_epsilon)
-        if (total := self.epsilon_of_all([*known, *fresh])) > most:
+        if not (total := self.epsilon_of_all([*known, *fresh])) <= most:  # whatever is no number is refused
             return BudgetExceeded(
                 f"epsilon of all contracts would be {total:.4g} > {most:g} {where}; nothing was enrolled."
             )

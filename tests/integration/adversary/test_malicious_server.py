@@ -258,6 +258,18 @@ def test_the_servers_paths_are_not_followed(owner, server):
     assert node.ledger == owner.ledger
 
 
+def test_a_step_that_the_federation_did_not_agree_on(owner, server, no_data):
+    """The server's label counts the steps of a day on the agreed calendar; a node's own file may say otherwise."""
+    honest = server(data__source="nodes", data__frequency="1h", task__period=24)  # models of one size
+    assert honest.trained().ledger_seq > 0
+    owner.node.write_text(owner.node.read_text() + 'frequency = "2h"\n')
+    forget()
+    client_app.release()
+    no_data()
+    assert honest.refused(round=2) is Refusal.BAD_REQUEST
+    assert owner.paid() == 1
+
+
 def test_an_old_copy_of_the_ledger_file(owner, server, no_data):
     honest = server()
     honest.trained()

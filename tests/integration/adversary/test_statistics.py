@@ -87,6 +87,16 @@ def test_training_needs_the_fitted_model_that_the_scenario_says(owner, server, n
     assert owner.paid() == 0
 
 
+def test_a_state_that_is_no_covariance_is_refused_before_any_reading(owner, server, no_data):
+    # Whether its conditionals can be computed could depend on which readings are missing.
+    honest = server(task__context=72, model__warm_start="gaussian")
+    lags = np.full(honest.worker.one_round.state_size, 1.0, np.float32)
+    lags[0] = 1e-3  # correlations of 1000
+    no_data()
+    assert honest.refused(reference=encode_model(lags)) is Refusal.BAD_REQUEST
+    assert owner.paid() == 0
+
+
 def test_training_without_one_refuses_one(owner, server, no_data):
     honest = server()
     no_data()

@@ -97,6 +97,14 @@ def test_conflicting_requests_are_refused(ledger: Ledger):
     assert ledger.head() == before
 
 
+def test_a_cap_that_is_no_number_allows_nothing(ledger: Ledger):
+    with pytest.raises(BudgetExceeded):
+        ledger.enrol(contract("other", steps=1000, sigma=0.7, epsilon=1e6), cap=float("nan"))
+    with pytest.raises(BudgetExceeded):
+        ledger.enrol(contract("small", steps=1), cap=float("nan"))
+    assert [c.run_id for c in ledger.agreements()] == ["run"]
+
+
 def test_tokens_end(ledger: Ledger):
     reserve(ledger, 1, steps=9)
     with pytest.raises(BudgetExceeded, match="11 > 10"):

@@ -91,6 +91,17 @@ def test_missing_and_unknown_keys(node_file, run_config, changes):
         identify(node_file(**changes), run_config)
 
 
+@pytest.mark.parametrize("line", ["epsilon = nan", "epsilon = inf", "epsilon = 0", "epsilon = true", 'epsilon = "4"',
+                                  "delta = nan", "delta = 1.0", "delta = 0.0"])  # fmt: skip
+def test_a_budget_that_is_none(node_file, run_config, line, tmp_path):
+    config, name = node_file(), line.split()[0]
+    path = tmp_path / "node.toml"
+    lines = [line if each.startswith(f"{name} =") else each for each in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    with pytest.raises(NotConfigured, match=f"says {name}="):
+        identify(config, run_config)
+
+
 def test_a_file_that_others_can_write(node_file, run_config):
     config = node_file()
     os.chmod(config["fedpriv-node"], 0o666)
