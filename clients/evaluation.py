@@ -86,8 +86,7 @@ def _keep_personal(node: Node, request: EvaluateRequest, worker: LocalWorker, pa
         return np.ascontiguousarray(found, dtype="<f4").tobytes()
 
     if _pays_for_personal(request, worker):
-        ledger = ledgers.get(node, create=False)
-        ledger.check_descends((request.ledger_seq, request.ledger_head))
+        ledger = ledgers.asked(node, request, first=False)
         steps = worker.scenario.personal.steps
         made = side_release(node, ledger, worker, request.run_id, "personal", 1, request.digest(), make, steps=steps)
     else:

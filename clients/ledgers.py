@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from clients.node import Node
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError
-from fedpriv.messages import Refusal, WireError
+from fedpriv.messages import Refusal, Request, WireError
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.renyi_contract import AnyContract
 
@@ -34,6 +34,24 @@ class Ledgers:
         if len(self._open) > _MAX_LEDGERS:
             self._drop(next(iter(self._open)))
         return self._open[key]
+
+    def asked(self, node: Node, request: Request, *, first: bool = True) -> Ledger:
+        """The ledger that a request for a charged reply is about, after a look that it continues what the server saw.
+
+        A simulated client gets its ledger with its first request; a deployed one never here.
+
+        Args:
+            node: whose.
+            request: names the ledger entry that the server saw last.
+            first: whether this kind of request may be a client's first.
+
+        Raises:
+            WireError: it is missing.
+            LedgerError: an older copy, a fork, or a file that cannot be trusted.
+        """
+        ledger = self.get(node, create=first and node.mode == "simulation" and request.ledger_seq == 0)
+        ledger.check_descends((request.ledger_seq, request.ledger_head))  # an old copy or a fork stops here
+        return ledger
 
     def enrol(self, node: Node, ledger: Ledger, *contracts: AnyContract) -> None:
         """Enrols once per process; the file knows it for good.

@@ -50,9 +50,7 @@ def released_metrics(
         )
         return json.dumps(found).encode()
 
-    fresh = request.round == 0 and request.ledger_seq == 0
-    ledger = ledgers.get(node, create=node.mode == "simulation" and fresh)
-    ledger.check_descends((request.ledger_seq, request.ledger_head))
+    ledger = ledgers.asked(node, request, first=request.round == 0)
     return json.loads(side_release(node, ledger, worker, request.run_id, "metrics", number, request.digest(), make))
 
 
@@ -67,8 +65,7 @@ def count(message: Message, node: Node) -> Message:
     def make() -> bytes:
         return json.dumps(worker.release_count(node.client, mode=node.mode)).encode()
 
-    ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
-    ledger.check_descends((request.ledger_seq, request.ledger_head))
+    ledger = ledgers.asked(node, request)
     found = json.loads(side_release(node, ledger, worker, request.run_id, "count", 0, request.digest(), make))
     seq, head = ledger.head()
     reply = CountReply(run_id=request.run_id, count=found, ledger_seq=seq, ledger_head=head)
@@ -88,8 +85,7 @@ def statistics(message: Message, node: Node) -> Message:
 
     seq, head = 0, ""
     if node.scenario.privacy.enabled:
-        ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
-        ledger.check_descends((request.ledger_seq, request.ledger_head))
+        ledger = ledgers.asked(node, request)
         made = side_release(node, ledger, worker, request.run_id, "statistics", 0, request.digest(), make)
         seq, head = ledger.head()
     elif node.mode == "deployment":

@@ -55,8 +55,7 @@ def _train_privately(
     reference: Vector | None,
     contract: AnyContract,
 ) -> Message:
-    ledger = ledgers.get(node, create=node.mode == "simulation" and request.ledger_seq == 0)
-    ledger.check_descends((request.ledger_seq, request.ledger_head))  # an old copy or a fork stops here
+    ledger = ledgers.asked(node, request)
     ledgers.enrol(node, ledger, contract, *worker.commitments.side_contracts(request.run_id))
     reservation = ledger.reserve(
         run_id=request.run_id,

@@ -104,6 +104,7 @@ def settle_one_round(scenario: Scenario) -> Scenario:
         epsilon=privacy.epsilon * (1.0 if alone else privacy.warm_start_share),
         delta=privacy.delta,
         relation=Relation.parse(privacy.relation),
+        accountant=privacy.accountant,  # a share of what the run's own accountant allows: a filter allows less
     )
     return scenario.override({"privacy.warm_start_noise": sigma})
 

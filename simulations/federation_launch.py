@@ -56,7 +56,7 @@ WORDS = {
     "ledger-conflict": "its ledger cannot be used (another copy, another request, or damaged)",
     "source-mismatch": "it runs another version of fedpriv than this server",
     "scenario-mismatch": "its owner has not agreed to this scenario, or its ledger is about another unit or delta",
-    "bad-request": "the request is not one that its settings allow (step, channels, or a file that only the server has)",
+    "bad-request": "its settings do not allow the request (step, channels, or a file that only the server has)",
     "no-data": "its data cannot be read, or no window fits",
     "internal": "it failed inside; its own log says why",
     "lost": "it was charged for this round before, and its reply is lost; it goes on with the next",

@@ -340,6 +340,7 @@ def _label(scenario: Scenario, folder: RunFolder) -> dict[str, Any]:
         {name: folder.ledger_path(name) for name in public.names},
         steps_per_day=day_steps(public.step),
         calendar_steps={name: part.stop - part.start for name, part in trained.items()},  # declared public
+        heads=folder.heads(),
     )
 
 

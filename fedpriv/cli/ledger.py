@@ -264,12 +264,15 @@ def _label(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict) or not {"unit", "ladder", "committed"} <= set(found):
             raise InputError(f"{path} is not a privacy label. Nothing was changed.")
         return found
-    files = _ledgers(path)
+    files = {file.stem: file for file in _ledgers(path)}
     try:
-        scenario = RunFolder.open(path if path.is_dir() else path.resolve().parent.parent).scenario
+        folder = RunFolder.open(path if path.is_dir() else path.resolve().parent.parent)
     except InputError:
-        scenario = None  # a client's own ledger: its contracts carry their terms
-    return build_label(scenario, {file.stem: file for file in files})
+        return build_label(None, files)  # a client's own ledger: its contracts carry their terms
+    told = {folder.ledger_path(client): head for client, head in folder.heads().items()}
+    if path.is_dir():
+        files |= {file.stem: file for file in told}  # one that is gone must not be left out
+    return build_label(folder.scenario, files, heads={file.stem: head for file, head in told.items()})
 
 
 def _summary(file: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from fedpriv.messages.queries import (
     read_count,
     read_hello,
 )
+from fedpriv.messages.requests import Request
 from fedpriv.messages.statistics import STATISTICS, StatisticsReply, StatisticsRequest, read_statistics
 from fedpriv.messages.train import TRAIN, TrainReply, TrainRequest, read_train_reply
 
@@ -57,6 +58,7 @@ __all__ = [
     "Mode",
     "Part",
     "Refusal",
+    "Request",
     "StatisticsReply",
     "StatisticsRequest",
     "TrainReply",

@@ -16,7 +16,7 @@ from typing import Any
 from dp_accounting import dp_event
 
 from fedpriv.config import Scenario
-from fedpriv.errors import InputError
+from fedpriv.errors import InputError, LedgerError
 from fedpriv.privacy.accounting import accountant_name
 from fedpriv.privacy.composition import INTERVAL
 from fedpriv.privacy.contract import Contract
@@ -60,6 +60,7 @@ def build_label(
     steps_per_day: int | None = None,
     calendar_steps: int | Mapping[str, int] | None = None,
     seeded: bool | None = None,
+    heads: Mapping[str, tuple[int, str]] | None = None,
     side_releases: Sequence[Mapping[str, Any]] = (),
     audit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def build_label(
         steps_per_day: readings in 24 hours, of contracts whose own terms do not say; None: no day and longer of theirs.
         calendar_steps: training calendar, steps (of each client); None: from the terms, or no meter rung.
         seeded: whether noise came from seeded streams; None: in simulation.
+        heads: client -> ledger entry that it told in the run: its ledger must be there and continue it.
         side_releases: what left besides the updates and the releases that the ledgers know, each with its event.
         audit: result and date of the last audit.
 
@@ -78,7 +80,7 @@ def build_label(
         A JSON object; epsilons that are not finite or not known are None.
 
     Raises:
-        LedgerError: a ledger cannot be trusted.
+        LedgerError: a ledger cannot be trusted, or that of a client that answered is gone.
         InputError: no client has a ledger, or ledgers disagree about unit, relation, delta or mode.
     """
     committed: dict[str, float | None] = {}
@@ -88,9 +90,16 @@ def build_label(
     accounts: dict[Account, int | None] = {}
     closed: list[str] = []
     for name, path in ledgers.items():
+        head = (heads or {}).get(name)
         if not Path(path).exists():
+            if head is not None:
+                raise LedgerError(
+                    f"{name} answered in this run, and its ledger {path} is gone, so what it spent cannot be stated; "
+                    "no label was written."
+                )
             continue
         with Ledger.open(path, readonly=True) as ledger:
+            ledger.check_descends(head)
             account = Account(tuple(ledger.contracts()), tuple(ledger.filters()))
             if ledger.closed:
                 closed.append(name)

@@ -236,6 +236,12 @@ class RunFolder:
     def _checkpoint(self) -> Checkpoint | None:
         return Checkpoint.load(self.path / "checkpoint.safetensors", digest=self.scenario.digest())
 
+    def heads(self) -> dict[str, tuple[int, str]]:
+        """Client -> (number, hash) of the newest ledger entry that it told in this run; empty before a checkpoint."""
+        found = self._checkpoint()
+        told = found.meta.get("heads", {}) if found is not None else {}
+        return {client: (int(seq), str(head)) for client, (seq, head) in told.items()}
+
     # ---- results ------------------------------------------------------------------------------
 
     def write_metrics(self, rows: Iterable[Mapping[str, object]]) -> None:

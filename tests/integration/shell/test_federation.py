@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.serverapp.strategy import Strategy
 
 from clients import client_app
+from fedpriv.cli import main
 from fedpriv.errors import BudgetExceeded, CheckFailed, InputError, LedgerError
 from fedpriv.messages import Refusal, decode_model, encode_model
 from fedpriv.privacy.ledger import Ledger
@@ -315,3 +316,14 @@ def test_the_strategy_runs_under_flowers_own_entry_point(tiny):
     assert sorted(result.train_metrics_clientapp) == [1, 2] == scored
     assert result.evaluate_metrics_clientapp[2]["answered"] == 3
     assert decode_model(result.arrays, num_parameters=worker.num_parameters).shape == (worker.num_parameters,)
+
+
+def test_no_label_leaves_out_a_client_that_answered(tiny, run_inline, capsys):
+    scenario = tiny(federation__rounds=2)
+    _, folder = run_inline(scenario)
+    assert sorted(folder.heads()) == ["utility-000", "utility-001", "utility-002"]
+    assert main(["ledger", "label", scenario.run.out]) == 0
+    folder.ledger_path("utility-001").unlink()
+    assert main(["ledger", "label", scenario.run.out]) != 0
+    said = capsys.readouterr().err
+    assert "utility-001 answered in this run" in said and "no label was written" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dp_accounting import dp_event
 
-from fedpriv.messages import BudgetReply, CountReply, EvaluateReply, Hello, Refusal, TrainReply
+from fedpriv.messages import BudgetReply, CountReply, EvaluateReply, Hello, Refusal, StatisticsReply, TrainReply
 from fedpriv.privacy.accounting import calibrate, epsilon, ladders
 from fedpriv.privacy.hardened import discrete_event
 from fedpriv.privacy.laws import event_of_law
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("message", [TrainReply, EvaluateReply, CountReply, Hello, BudgetReply])
+@pytest.mark.parametrize("message", [TrainReply, EvaluateReply, CountReply, StatisticsReply, Hello, BudgetReply])
 def test_every_field_that_leaves_a_client_is_on_the_page(message):
     table = PAGE[PAGE.index("## What leaves a client") : PAGE.index("### Side releases")]
     extra = (message.records | message.optional) - {"numbers", "words"}

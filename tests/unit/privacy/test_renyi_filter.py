@@ -15,6 +15,7 @@ from scipy.integrate import quad
 from scipy.special import logsumexp
 from scipy.stats import norm
 
+from fedpriv.config import Scenario
 from fedpriv.errors import BudgetExceeded, InputError, LedgerError
 from fedpriv.privacy.accounting import calibrate, epsilon, filter_epsilon
 from fedpriv.privacy.contract import Contract
@@ -23,6 +24,8 @@ from fedpriv.privacy.laws import binomial_law, event_of_law
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.renyi import UNITS, allowance, cost_of, epsilon_of_units, renyi_of, suggest_order
 from fedpriv.privacy.renyi_contract import RenyiContract, contract_from_json
+from fedpriv.resolving import resolve
+from fedpriv.training import LocalWorker
 
 BINDING = {"budget_epsilon": 8.0, "delta": 1e-5, "unit": "reading", "relation": "zero-out"}
 GAUSS = dp_event.GaussianDpEvent
@@ -231,3 +234,12 @@ def test_refused_contracts():
             rfilter(**changes)
     with pytest.raises(InputError):
         contract_from_json({"order": 2.0})
+
+
+def test_a_warm_start_leaves_the_filter_its_share():
+    scenario = resolve(Scenario().override({"privacy.accountant": "rdp"}))
+    assert scenario.model.statistics == "ridge"
+    statistics = GAUSS(scenario.privacy.warm_start_noise)
+    share = scenario.privacy.warm_start_share * scenario.privacy.epsilon
+    assert filter_epsilon([(statistics, 1)], 1e-5, "zero-out")[0] == pytest.approx(share, rel=1e-4)
+    assert LocalWorker.for_scenario(scenario).commitments.planned_epsilon() <= scenario.privacy.epsilon
