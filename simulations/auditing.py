@@ -12,7 +12,7 @@ from fedpriv.models.denoiser import build_denoiser
 from fedpriv.models.parameters import add_adapters, set_trainable
 from fedpriv.privacy.audit.probe import made_up, randomised
 from fedpriv.privacy.audit.sensitivity import adversarial_windows, pick
-from fedpriv.privacy.audit.whole import Subject
+from fedpriv.privacy.audit.whole_step import Subject
 
 _SMALL = {
     "task.context": 12,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli import audit, bounds, compare, data, doctor, federation, ledger, node, plan, runs, use
+from fedpriv.cli import audit, bounds, compare, data, doctor, federation, ledger, node, plan, runs, use, use_options
 
 app = typer.Typer(
     name="fedpriv",
@@ -42,8 +42,8 @@ app.command("simulate", help=runs.SIMULATE)(runs.simulate)
 app.command("compare", help=compare.HELP)(compare.compare)
 app.command("report", help=runs.REPORT)(runs.report)
 app.command("scenarios", help=runs.SCENARIOS)(runs.scenarios)
-app.command("forecast", help=use.FORECAST)(use.forecast)
-app.command("impute", help=use.IMPUTE)(use.impute)
+app.command("forecast", help=use_options.FORECAST)(use.forecast)
+app.command("impute", help=use_options.IMPUTE)(use.impute)
 app.command("plan", help=plan.HELP)(plan.plan)
 app.command("calibrate-bounds", help=bounds.HELP)(bounds.calibrate_bounds)
 app.add_typer(ledger.app, name="ledger")

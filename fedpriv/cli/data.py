@@ -95,7 +95,7 @@ def inspect(
 
 def _print_inspection(summary: dict[str, object], frame: Any, problems: list[str]) -> None:
     from fedpriv.cli.text import table
-    from fedpriv.reports.tables import number
+    from fedpriv.reports.numbers import number
 
     state.say(
         f"{summary['file']}: {summary['format']} format, {summary['rows']:,} rows, {summary['series']} series, step "

@@ -32,7 +32,7 @@ def show(path: Where, as_json: Json = False) -> None:
       fedpriv ledger show runs/eia-8
     """
     from fedpriv.cli.text import table
-    from fedpriv.reports.tables import at_most, number, small
+    from fedpriv.reports.numbers import at_most, number, small
 
     entries = [_summary(file) for file in _ledgers(path)]
     if as_json:
@@ -127,7 +127,7 @@ def restore(
     from fedpriv.cli.text import table
     from fedpriv.privacy.ledger_restore import restore as restored
     from fedpriv.reports.atomic import plain
-    from fedpriv.reports.tables import at_most, number
+    from fedpriv.reports.numbers import at_most, number
 
     dataset: str | None = None
     if path.suffix == ".toml" and path.is_file():
@@ -207,7 +207,7 @@ def label(
     from fedpriv.reports.atomic import plain, write_json
     from fedpriv.reports.label_card import promise_rows
     from fedpriv.reports.label_page import write_label_page
-    from fedpriv.reports.tables import at_most
+    from fedpriv.reports.numbers import at_most
 
     if path.suffix == ".toml" and path.is_file():
         path, own = _of_node(path)

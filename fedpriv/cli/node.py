@@ -163,7 +163,7 @@ def run(
 def _print(report: Report) -> None:
     from fedpriv import __version__
     from fedpriv.cli.text import table
-    from fedpriv.reports.tables import at_most, number, small
+    from fedpriv.reports.numbers import at_most, number, small
 
     facts = report.facts
     data, ledger = facts["data"], facts["ledger"]
@@ -199,7 +199,7 @@ def _print(report: Report) -> None:
 
 def _runs(fits: tuple[Fit, ...]) -> str:
     from fedpriv.cli.text import table
-    from fedpriv.reports.tables import at_most
+    from fedpriv.reports.numbers import at_most
 
     rows = [
         (fit.name, fit.digest[:16], fit.rounds, fit.steps, at_most(fit.epsilon), at_most(fit.total), _answer(fit))

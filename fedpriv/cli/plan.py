@@ -180,7 +180,7 @@ def _as_json(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, P
 
 def _print(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, Plan]]) -> None:
     from fedpriv.cli.text import table
-    from fedpriv.reports.tables import at_most, number, small
+    from fedpriv.reports.numbers import at_most, number, small
 
     privacy, federation = scenario.privacy, scenario.federation
     _, first, made = plans[0]
@@ -220,7 +220,7 @@ def _print(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, Pla
 
 def _paid(scenario: Scenario, made: Plan) -> str:
     """What the budget goes to, where it is more than the steps alone."""
-    from fedpriv.reports.tables import at_most, number
+    from fedpriv.reports.numbers import at_most, number
 
     costs, lines = made.costs, list[str]()
     if costs["side_releases"]:

@@ -183,6 +183,24 @@ class Contract(Promise):
         """What the contract grants: whole steps."""
         return self.steps_total
 
+    def over_tokens(self, spent: int, round: int, steps: int) -> str | None:
+        """Why the contract does not cover `steps` more steps in a round after `spent` of them, or None."""
+        if self.steps_per_round and steps > self.steps_per_round:
+            return (
+                f"{steps} steps in one round are more than the contract's {self.steps_per_round}; nothing was read or "
+                "released."
+            )
+        try:
+            self.round_parts(round, steps)
+        except InputError as error:
+            return f"the request is refused: {error}"
+        if spent + steps > self.steps_total:
+            return (
+                f"{steps} more steps would make {spent + steps} > {self.steps_total} of the contract of run "
+                f"{self.run_id!r} (epsilon {self.epsilon:g}, unit: {self.unit}); nothing was read or released."
+            )
+        return None
+
     def objection(
         self,
         *,

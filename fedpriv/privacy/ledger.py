@@ -26,10 +26,8 @@ from typing import Any, Literal, Self
 from dp_accounting import DpEvent
 
 from fedpriv.errors import BudgetExceeded, FedprivError, InputError, LedgerError
-from fedpriv.privacy.contract import Contract
 from fedpriv.privacy.ledger_store import Row, Store
 from fedpriv.privacy.ledger_view import LedgerView
-from fedpriv.privacy.renyi import epsilon_of_units
 from fedpriv.privacy.renyi_contract import AnyContract, RenyiContract
 from fedpriv.privacy.units import Relation
 
@@ -257,9 +255,9 @@ class Ledger(LedgerView):
             elif isinstance(contract, RenyiContract):
                 tokens, text, unpriced = contract.request(round, steps, event)
                 body |= {"event": text, "steps": steps}
-                refusal = _over_allowance(contract, spent, tokens) if unpriced is None else unpriced
+                refusal = contract.over_allowance(spent, tokens) if unpriced is None else unpriced
             else:
-                refusal = _over_tokens(contract, spent, round, steps)
+                refusal = contract.over_tokens(spent, round, steps)
             if refusal is None:
                 row = self._store.append(
                     "reserve", run_id=run_id, round=round, tokens=tokens, spent=spent + tokens, body=body
@@ -319,36 +317,6 @@ class Ledger(LedgerView):
                 body={"sha256": digest, "bytes": len(reply)},
             )
             self._store.put_reply(row, reply, keep=KEPT_REPLIES)
-
-
-def _over_tokens(contract: Contract, spent: int, round: int, steps: int) -> str | None:
-    """Why a contract of tokens does not cover a round, or None."""
-    if contract.steps_per_round and steps > contract.steps_per_round:
-        return (
-            f"{steps} steps in one round are more than the contract's {contract.steps_per_round}; nothing was "
-            "read or released."
-        )
-    try:
-        contract.round_parts(round, steps)
-    except InputError as error:
-        return f"the request is refused: {error}"
-    if spent + steps > contract.steps_total:
-        return (
-            f"{steps} more steps would make {spent + steps} > {contract.steps_total} of the contract of run "
-            f"{contract.run_id!r} (epsilon {contract.epsilon:g}, unit: {contract.unit}); nothing was read or released."
-        )
-    return None
-
-
-def _over_allowance(contract: RenyiContract, spent: int, units: int) -> str | None:
-    """Why a filter does not admit a request, or None."""
-    if spent + units <= contract.tokens:
-        return None
-    reached = epsilon_of_units(spent + units, contract.order, contract.delta)
-    return (
-        f"epsilon of the filter of run {contract.run_id!r} would be {reached:.4g} > {contract.epsilon:g} at "
-        f"delta={contract.delta:g} (order {contract.order:g}, unit: {contract.unit}); nothing was read or released."
-    )
 
 
 def verify_file(path: str | Path) -> list[str]:

@@ -50,6 +50,16 @@ class RenyiContract(Promise):
         """The allowance: billionths of a nat at `order`."""
         return allowance(self.order, epsilon=self.epsilon, delta=self.delta)
 
+    def over_allowance(self, spent: int, units: int) -> str | None:
+        """Why the filter does not admit `units` more after `spent` of them, or None."""
+        if spent + units <= self.tokens:
+            return None
+        reached = epsilon_of_units(spent + units, self.order, self.delta)
+        return (
+            f"epsilon of the filter of run {self.run_id!r} would be {reached:.4g} > {self.epsilon:g} at "
+            f"delta={self.delta:g} (order {self.order:g}, unit: {self.unit}); nothing was read or released."
+        )
+
     def price(self, event: DpEvent, steps: int) -> int:
         """Units that `steps` times `event` take, rounded up for each; a composed event is that of all the steps.
 

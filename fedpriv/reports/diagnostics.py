@@ -17,7 +17,7 @@ from fedpriv.errors import InputError
 from fedpriv.privacy.diagnostics import Snapshot, distribution, summary
 from fedpriv.reports.atomic import replace_file, write_json
 from fedpriv.reports.drawing import WIDTH, Draw, Palette, legend, plain_ticks
-from fedpriv.reports.tables import number
+from fedpriv.reports.numbers import number
 
 _NAME = "round-{:07d}.npz"
 _SCALARS = ("bound", "mean_norm", "bias_norm", "cosine", "cosine_rule", "dropped")

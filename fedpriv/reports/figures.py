@@ -11,8 +11,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from fedpriv.reports.diagnostics import read_diagnostics, steps_picture, tails_picture
 from fedpriv.reports.drawing import Draw, Palette, Picture, date_axis, figure, legend, plain_ticks, png, svg, words
 from fedpriv.reports.forecasts import ForecastExamples
+from fedpriv.reports.numbers import at_most, small
 from fedpriv.reports.personal import personal_picture
-from fedpriv.reports.tables import FEDERATED, METRICS, NAIVE, RunView, at_most, small
+from fedpriv.reports.tables import FEDERATED, METRICS, NAIVE, RunView
 
 MAX_CLIENTS = 40  # more rows than this no longer fit a picture; the table has all of them
 

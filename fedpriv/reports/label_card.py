@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedpriv.reports.tables import at_most, number, small
+from fedpriv.reports.numbers import at_most, number, small
 
 _RELATIONS = {
     "zero-out": "zero-out: what changes if no window that touches the unit had contributed (its place in the calendar "

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fedpriv.reports.atomic import write_text
 from fedpriv.reports.label_card import ladder_rows, promise_rows
-from fedpriv.reports.tables import at_most, number, small
+from fedpriv.reports.numbers import at_most, number, small
 from fedpriv.reports.template import STYLE, head
 
 _PAGE = (

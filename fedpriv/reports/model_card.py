@@ -18,7 +18,8 @@ from fedpriv.data.windows import season_steps
 from fedpriv.reports.atomic import write_json, write_text
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import promise_rows
-from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer, at_most, number, small
+from fedpriv.reports.numbers import at_most, number, small
+from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer
 from fedpriv.trained import longest_run, refusal
 
 _METRICS = ("mse", "mae", "nmae", "crps", "coverage90")

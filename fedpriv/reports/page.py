@@ -18,6 +18,7 @@ from fedpriv.reports.figures import MAX_CLIENTS, pictures
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import ladder_rows, promise_rows
 from fedpriv.reports.meanings import meanings
+from fedpriv.reports.numbers import at_most, number, small
 from fedpriv.reports.page_tables import (
     DATASETS,
     averages_table,
@@ -29,7 +30,7 @@ from fedpriv.reports.page_tables import (
     personal_table,
 )
 from fedpriv.reports.personal import personal_text
-from fedpriv.reports.tables import FEDERATED, RunView, answer, at_most, number, small
+from fedpriv.reports.tables import FEDERATED, RunView, answer
 from fedpriv.reports.template import PAGE, SCRIPT, STYLE
 
 _SHORT = 130  # characters that fit the narrow card of the label; longer entries stand below it, full width

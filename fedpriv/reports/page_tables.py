@@ -11,8 +11,9 @@ from fedpriv.data.heterogeneity import Card
 from fedpriv.data.registry import dataset
 from fedpriv.reports import heterogeneity
 from fedpriv.reports.cells import Cell, Grid, Head
+from fedpriv.reports.numbers import at_most, number
 from fedpriv.reports.personal import pairs
-from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, at_most, number
+from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView
 
 DATASETS = {"eia930": "eia930", "pjm": "pjm", "ett": "ett", "sgsc": "sgsc10"}  # source -> registry
 

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedpriv.reports.drawing import Draw, Palette, figure, legend, plain_ticks, words
-from fedpriv.reports.tables import FEDERATED, METRICS, RunView, number
+from fedpriv.reports.numbers import number
+from fedpriv.reports.tables import FEDERATED, METRICS, RunView
 
 PERSONAL = "personal"
 MAX_CLIENTS = 40  # more rows than this no longer fit a picture

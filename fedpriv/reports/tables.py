@@ -12,6 +12,7 @@ from typing import Any
 from fedpriv.config import Scenario
 from fedpriv.reports.atomic import plain
 from fedpriv.reports.folder import RunFolder
+from fedpriv.reports.numbers import at_most, number, small
 from fedpriv.reports.rows import COLUMNS
 
 FEDERATED, NAIVE = "federated", "seasonal-naive"
@@ -330,33 +331,6 @@ def run_summary(folder: RunFolder | Path | str) -> dict[str, Any]:
     converted = plain(summary)
     assert isinstance(converted, dict)
     return converted
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: `digits` significant, no exponent where none is needed, a dash for none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.{digits}g}"
-    if abs(value) < 1e-4:
-        return f"{value:.{digits}g}"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{value:.{decimals}f}"
-
-
-def at_most(epsilon: float | None) -> str:
-    """An epsilon for people, rounded up to three digits: a promise must not be rounded to a stronger one."""
-    if epsilon is None or not math.isfinite(epsilon) or epsilon <= 0:
-        return number(epsilon)
-    unit = 10.0 ** (math.floor(math.log10(epsilon)) - 2)
-    return number(math.ceil(epsilon / unit - 1e-9) * unit)
-
-
-def small(value: float) -> str:
-    """A delta for people: 1e-5, not 1e-05."""
-    return f"{value:g}".replace("e-0", "e-")
 
 
 def _finite(value: object) -> float | None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedpriv.privacy.audit.agreement import check_agreement, check_agreements
-from fedpriv.privacy.audit.whole import every_rule
+from fedpriv.privacy.audit.whole_step import every_rule
 from fedpriv.privacy.engines.base import ClippedSum, row_factors
 from fedpriv.privacy.engines.functional import FunctionalEngine
 from fedpriv.privacy.engines.ghost import GhostEngine

@@ -11,8 +11,9 @@ import torch
 
 from fedpriv.privacy import joint
 from fedpriv.privacy import recipe as recipe_module
-from fedpriv.privacy.audit import whole
-from fedpriv.privacy.audit.whole import check_rule, check_steering, chosen_gradients, every_rule, make_recipe
+from fedpriv.privacy.audit.steering import check_steering
+from fedpriv.privacy.audit.whole import check_rule
+from fedpriv.privacy.audit.whole_step import SIGMA, chosen_gradients, every_rule, make_recipe
 from fedpriv.privacy.clippers import PsascClipper
 from fedpriv.privacy.controllers import GlobalAdaptController, QuantileController
 from fedpriv.privacy.engines.base import ClippedSum
@@ -31,7 +32,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def failing(name, subject=None, sigma=whole.SIGMA):
+def failing(name, subject=None, sigma=SIGMA):
     results = check_rule(name, make_recipe(every_rule()[name], sigma=sigma), subject or chosen_gradients())
     return {r.name.partition(": ")[2]: r.detail for r in results if not r.passed}
 
@@ -85,7 +86,7 @@ def test_charging_the_noise_of_the_gradient_alone_is_caught(name, monkeypatch):
 
 def test_a_schedule_charged_at_its_first_noise_is_caught(monkeypatch):
     monkeypatch.setattr(
-        Recipe, "event", lambda self: dataclasses.replace(self.mechanism, noise_multiplier=whole.SIGMA).step_event()
+        Recipe, "event", lambda self: dataclasses.replace(self.mechanism, noise_multiplier=SIGMA).step_event()
     )
     assert "charged as agreed" in failing("dynamic")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedpriv.examples import Draws, Examples
 from fedpriv.privacy.audit.result import CheckResult
 from fedpriv.privacy.audit.sensitivity import Silence
-from fedpriv.privacy.audit.whole import BOUND, Settings, Subject, WholeStep, every_rule, make_recipe
+from fedpriv.privacy.audit.whole_step import BOUND, Settings, Subject, WholeStep, every_rule, make_recipe
 from fedpriv.privacy.clippers import Clipper, Rule
 from fedpriv.privacy.engines import GradientEngine, make_engine
 from fedpriv.privacy.engines.base import ClippedSum, LossFn, row_factors, weighted_groups

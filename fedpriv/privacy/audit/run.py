@@ -29,7 +29,8 @@ from fedpriv.privacy.audit.result import CheckResult, production_step
 from fedpriv.privacy.audit.sampler import check_sampler
 from fedpriv.privacy.audit.tables import Claim
 from fedpriv.privacy.audit.verdict import FAILING, SuiteResult, judge
-from fedpriv.privacy.audit.whole import Subject, check_every_rule, chosen_gradients
+from fedpriv.privacy.audit.whole import check_every_rule
+from fedpriv.privacy.audit.whole_step import Subject, chosen_gradients
 from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import layout

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from fedpriv.reports.folder import RunFolder
+from fedpriv.reports.numbers import at_most, number, small
 from fedpriv.reports.page import write_report
-from fedpriv.reports.tables import RunView, at_most, number, run_summary, small
+from fedpriv.reports.tables import RunView, run_summary
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
