@@ -48,6 +48,8 @@ class Imputation:
             samples.
         left: gaps that were not filled, each with its reason; their entries are NaN.
         notes: remarks for the user.
+        skipped: [T] bool, stamps of local time that the clocks of its zone left out in spring: nothing was read there
+            because there is no such hour, and nothing is filled.
     """
 
     table: Table
@@ -55,6 +57,7 @@ class Imputation:
     quantiles: Floats
     left: tuple[Left, ...]
     notes: tuple[str, ...]
+    skipped: NDArray[np.bool_]
 
     def frame(self, *, uncertainty: bool = False) -> Any:
         """A DataFrame like the table; with `uncertainty` followed by NAME.q05 ... NAME.q95, NaN where it was read."""
@@ -62,9 +65,9 @@ class Imputation:
         if self.table.timezone == "UTC":
             frame.index = frame.index.tz_localize("UTC")
         if not uncertainty:
-            return frame
+            return frame[~self.skipped]
         bands = {f"{name}.{level}": column for name in frame for level, column in self.band(str(name)).items()}
-        return pd.concat([frame, pd.DataFrame(bands, index=frame.index)], axis=1)
+        return pd.concat([frame, pd.DataFrame(bands, index=frame.index)], axis=1)[~self.skipped]
 
     def band(self, series: str) -> dict[str, Floats]:
         """q05 ... q95 of one series, each [T], NaN where it was read or not filled. Empty without samples."""
@@ -137,9 +140,29 @@ def impute(
         unit=unit or panel.table.unit,
     )
     where = np.moveaxis(filled, 0, 1).reshape(shape)
-    if not np.isnan(panel.values).any():
+    skipped = _skipped(panel, timezone)
+    if skipped.any():
+        quantiles = quantiles[:, ~skipped[np.nonzero(where)[0]]] if quantiles.size else quantiles
+        done.values[skipped], where[skipped] = np.nan, False
+        left = [gap for gap in left if not skipped[(row := _row(panel, gap.start)) : row + gap.steps].all()]
+    if not np.isnan(panel.values[:, ~skipped]).any():
         notes.append("the table has no gaps")
-    return Imputation(table=done, filled=where, quantiles=quantiles, left=tuple(left), notes=tuple(notes))
+    return Imputation(
+        table=done, filled=where, quantiles=quantiles, left=tuple(left), notes=tuple(notes), skipped=skipped
+    )
+
+
+def _skipped(panel: Panel, zone: str) -> NDArray[np.bool_]:
+    """[T] stamps without a zone of their own that do not exist in `zone`, and at which nothing was read."""
+    stamps = pd.date_range(panel.table.start, periods=len(panel.table), freq=panel.table.step)
+    if not zone or panel.table.timezone == "UTC":
+        return np.zeros(len(stamps), dtype=bool)
+    there = stamps.tz_localize(zone, ambiguous=np.ones(len(stamps), dtype=bool), nonexistent="NaT")
+    return np.asarray(there.isna()) & np.isnan(panel.values).all(axis=(0, 2))
+
+
+def _row(panel: Panel, stamp: pd.Timestamp) -> int:
+    return int((stamp - panel.table.start) // panel.table.step)
 
 
 @dataclass(frozen=True)

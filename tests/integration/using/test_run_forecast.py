@@ -190,6 +190,26 @@ def test_quantiles_of_gaps(filler, gappy) -> None:
         assert (np.diff(bands[made], axis=1) >= 0).all()
 
 
+def test_an_hour_that_the_clocks_left_out_is_no_gap(filler, load) -> None:
+    local = load.copy()
+    local.index = pd.date_range("2025-03-20", periods=len(load), freq="h", tz="UTC", name="when")
+    local.index = local.index.tz_convert("Europe/Berlin").tz_localize(None)
+    local = local.iloc[: 21 * 24]  # in spring alone: 02:00 of the 30th does not exist
+    hole = local.copy()
+    hole.iloc[50:53, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = imputation.impute(filler.trained, hole, timezone="Europe/Berlin", samples=4)
+        plain = imputation.impute(filler.trained, hole, samples=4)
+    out = found.frame(uncertainty=True)
+    assert list(out.index) == list(local.index) and found.filled.sum() == 3
+    assert found.quantiles.shape == (5, 3) and out["feeder A.q50"].notna().sum() == 3
+    read = hole["feeder A"].notna()
+    np.testing.assert_array_equal(out["feeder A"].to_numpy()[read], hole["feeder A"].to_numpy()[read])
+    # without a zone nobody knows, and the hour is a gap like any other
+    assert pd.Timestamp("2025-03-30 02:00") in plain.frame().index and plain.filled.sum() == 6
+
+
 def test_a_limit_can_be_set(filler, gappy) -> None:
     found = imputation.impute(filler.trained, gappy, longest_gap=3)
     lost = {(gap.series, gap.steps) for gap in found.left if gap.steps > 20}
