@@ -207,7 +207,7 @@ def label(
     from fedpriv.reports.atomic import plain, write_json
     from fedpriv.reports.label_card import promise_rows
     from fedpriv.reports.label_page import write_label_page
-    from fedpriv.reports.numbers import at_most
+    from fedpriv.reports.numbers import rung
 
     if path.suffix == ".toml" and path.is_file():
         path, own = _of_node(path)
@@ -227,7 +227,7 @@ def label(
         state.emit(found)
         return
     rows = promise_rows(found)
-    rung = ", ".join(f"{unit} {at_most(value)}" for unit, value in found["ladder"].items())
+    rung = ", ".join(f"{unit} {rung(value)}" for unit, value in found["ladder"].items())
     rows.insert(3, ("Ladder", rung))
     state.say(table(("term", "what is promised"), rows))
 

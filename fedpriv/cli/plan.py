@@ -180,7 +180,7 @@ def _as_json(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, P
 
 def _print(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, Plan]]) -> None:
     from fedpriv.cli.text import table
-    from fedpriv.reports.numbers import at_most, number, small
+    from fedpriv.reports.numbers import number, rung, small
 
     privacy, federation = scenario.privacy, scenario.federation
     _, first, made = plans[0]
@@ -191,7 +191,7 @@ def _print(scenario: Scenario, plans: list[tuple[tuple[str, ...], Situation, Pla
         f"{scenario.task.window} steps, {first.num_parameters:,} trained parameters.\n"
     )
     relations = list(made.ladders)
-    rungs = [(unit, *(at_most(made.ladders[r].get(unit)) for r in relations)) for unit in made.ladders[relations[0]]]
+    rungs = [(unit, *(rung(made.ladders[r].get(unit)) for r in relations)) for unit in made.ladders[relations[0]]]
     state.say(table(("epsilon for one", *relations), rungs) + "\n")
     rows = [
         (

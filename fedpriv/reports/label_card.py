@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedpriv.reports.numbers import at_most, number, small
+from fedpriv.reports.numbers import at_most, number, rung, small
 
 _RELATIONS = {
     "zero-out": "zero-out: what changes if no window that touches the unit had contributed (its place in the calendar "
@@ -65,7 +65,7 @@ def ladder_rows(label: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     if len(ladders) < 2:
         return [], []
     units = list(dict.fromkeys(unit for ladder in ladders.values() for unit in ladder))
-    return list(ladders), [[unit, *(at_most(ladder.get(unit)) for ladder in ladders.values())] for unit in units]
+    return list(ladders), [[unit, *(rung(ladder.get(unit)) for ladder in ladders.values())] for unit in units]
 
 
 def _accountant(value: object) -> str:

@@ -18,7 +18,7 @@ from fedpriv.data.windows import season_steps
 from fedpriv.reports.atomic import write_json, write_text
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import promise_rows
-from fedpriv.reports.numbers import at_most, number, small
+from fedpriv.reports.numbers import number, rung, small
 from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer
 from fedpriv.trained import longest_run, refusal
 
@@ -232,7 +232,7 @@ def _promise(view: RunView, card: Mapping[str, Any]) -> str:
         return "Nothing: privacy was off. The model may repeat what it was trained on."
     if not view.label:
         return "No label was written; the run's ledgers say what was spent."
-    rungs = [(f"one {unit}", at_most(value)) for unit, value in privacy["ladder"].items()]
+    rungs = [(f"one {unit}", rung(value)) for unit, value in privacy["ladder"].items()]
     ladder = _table((f"protected ({privacy['relation']})", f"epsilon at delta {small(privacy['delta'])}"), rungs)
     rows = [
         row for row in promise_rows(view.label) if row[0] in ("Compared with", "Adversary", "Random source", "Audit")

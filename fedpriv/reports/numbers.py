@@ -21,12 +21,15 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def at_most(epsilon: float | None) -> str:
     """An epsilon for people, rounded up to three digits: a promise must not be rounded to a stronger one."""
-    if epsilon is None or not math.isfinite(epsilon):
-        return "no finite one"
-    if epsilon <= 0:
+    if epsilon is None or not math.isfinite(epsilon) or epsilon <= 0:
         return number(epsilon)
     unit = 10.0 ** (math.floor(math.log10(epsilon)) - 2)
     return number(math.ceil(epsilon / unit - 1e-9) * unit)
+
+
+def rung(epsilon: float | None) -> str:
+    """The epsilon of one unit of a ladder: in words where nothing finite can be said, which is no promise at all."""
+    return at_most(epsilon) if epsilon is not None and math.isfinite(epsilon) else "no finite one"
 
 
 def small(value: float) -> str:

@@ -8,7 +8,8 @@ from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.analysis import Analysis, against_naive, client_changes, place_word
 from fedpriv.reports.comparison.cell_trials import baseline_errors
 from fedpriv.reports.comparison.cells import Titled, change
-from fedpriv.reports.tables import METRICS, number
+from fedpriv.reports.numbers import number
+from fedpriv.reports.tables import METRICS
 
 
 def fair(found: Analysis) -> Titled | None:

@@ -16,7 +16,7 @@ from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.cells import Titled
 from fedpriv.reports.comparison.phrases import listed
 from fedpriv.reports.heterogeneity import FILE
-from fedpriv.reports.tables import number
+from fedpriv.reports.numbers import number
 
 _DEALT = ("natural", "iid", "dirichlet", "quantity", "clusters")  # kinds that only say who holds what
 _COLUMNS = (

@@ -11,7 +11,8 @@ from fedpriv.reports.comparison.cells import Titled, change, span
 from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.comparison.shapley import Contribution
-from fedpriv.reports.tables import MODELS, number
+from fedpriv.reports.numbers import number
+from fedpriv.reports.tables import MODELS
 
 
 def joining_tables(value: Collaboration) -> list[Titled]:

@@ -11,7 +11,8 @@ from fedpriv.reports.comparison.collaboration import Collaboration
 from fedpriv.reports.comparison.naming import TRUST, WORDS
 from fedpriv.reports.comparison.sweep import Sweep
 from fedpriv.reports.comparison.sweep_runs import SweepRun
-from fedpriv.reports.tables import UNITS, at_most, small
+from fedpriv.reports.numbers import at_most, small
+from fedpriv.reports.tables import UNITS
 
 _MEANINGFUL = 30.0  # an epsilon above this says nothing that a person could rely on
 

@@ -9,7 +9,8 @@ from fedpriv.reports.comparison.analysis import Analysis, cell_name
 from fedpriv.reports.comparison.cells import Titled
 from fedpriv.reports.comparison.sweep import FEDERATED, value_words
 from fedpriv.reports.comparison.sweep_runs import DONE, EPSILON, SweepRun
-from fedpriv.reports.tables import METRICS, at_most, number
+from fedpriv.reports.numbers import at_most, number
+from fedpriv.reports.tables import METRICS
 
 
 def runs(found: Analysis) -> Titled:

@@ -17,8 +17,9 @@ from fedpriv.reports.comparison.cells import Titled, change, p_value, span
 from fedpriv.reports.comparison.naming import is_reference
 from fedpriv.reports.comparison.promises import Promise
 from fedpriv.reports.comparison.sweep import FEDERATED
+from fedpriv.reports.numbers import at_most, number, small
 from fedpriv.reports.statistics import Paired, cliff_word
-from fedpriv.reports.tables import METRICS, at_most, number, small
+from fedpriv.reports.tables import METRICS
 
 _POSITIVE = frozenset({"mse", "mae", "rmse", "nmae", "crps", "energy-score", "pinball", "wql", "mape"})
 

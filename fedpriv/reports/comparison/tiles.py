@@ -12,7 +12,7 @@ from fedpriv.reports.comparison.cost_words import cost_tiles
 from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.comparison.phrases import equal_in_practice, listed, size_words
 from fedpriv.reports.comparison.promises import Promise
-from fedpriv.reports.tables import at_most
+from fedpriv.reports.numbers import at_most
 
 
 def tiles(found: Analysis, value: Collaboration | None, promises: tuple[Promise, ...]) -> list[dict[str, str]]:

@@ -9,7 +9,8 @@ from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.cells import Titled
 from fedpriv.reports.comparison.sweep import axis_words, value_words
-from fedpriv.reports.tables import METRICS, number
+from fedpriv.reports.numbers import number
+from fedpriv.reports.tables import METRICS
 
 
 def tuning_words(found: Analysis) -> str:

@@ -26,8 +26,8 @@ from fedpriv.reports.comparison.phrases import (
     size_words,
 )
 from fedpriv.reports.comparison.promises import Promise
+from fedpriv.reports.numbers import at_most, small
 from fedpriv.reports.statistics import Paired, cliff_word
-from fedpriv.reports.tables import at_most, small
 from fedpriv.reports.verdicts import MARGIN
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from fedpriv.reports.folder import RunFolder
-from fedpriv.reports.numbers import at_most, number, small
+from fedpriv.reports.numbers import at_most, number, rung, small
 from fedpriv.reports.page import write_report
 from fedpriv.reports.tables import RunView, run_summary
 
@@ -187,7 +187,8 @@ def test_numbers_are_for_people(value: float | None, text: str) -> None:
 
 def test_a_promise_is_never_rounded_to_a_stronger_one() -> None:
     shown = [at_most(v) for v in (7.9999, 7.961, 7.96, 12.001, 1203.4, 0.01231, None)]
-    assert shown == ["8.00", "7.97", "7.96", "12.1", "1,210", "0.0124", "no finite one"]
+    assert shown == ["8.00", "7.97", "7.96", "12.1", "1,210", "0.0124", "–"]
+    assert [rung(v) for v in (7.961, None, float("inf"))] == ["7.97", "no finite one", "no finite one"]
 
 
 def test_deltas_are_for_people() -> None:
