@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from fedpriv.normals import normals
+from fedpriv.normals import BLOCK, Maker, maker, workspace
 
 _ZEROS = memoryview(bytes(1 << 16))  # what is encrypted for the key stream, a piece at a time
+_BLOCK_BYTES = 16  # of AES
+_MARGIN = 2  # words more than are wanted: the cipher wants room for a block more
 
 
 class PrivacyRng(Protocol):
@@ -49,16 +52,24 @@ class KeyedRandom:
     """
 
     def __init__(self, key: bytes, *, fast: bool = False) -> None:
-        self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._algorithm = algorithms.AES(key)
+        self._used = 0  # bytes of the key stream
+        self._stream = self._at(0)
         self._fast = fast
+        self._work: NDArray[np.float64] | None = None  # these two at the first normals
+        self._make: Maker | None = None
+
+    def _at(self, place: int) -> Any:
+        """The key stream from its byte `place` on; to begin anew costs little."""
+        counter = modes.CTR((place // _BLOCK_BYTES).to_bytes(_BLOCK_BYTES, "big"))
+        stream = Cipher(self._algorithm, counter).encryptor()
+        stream.update(bytes(place % _BLOCK_BYTES))
+        return stream
 
     def _words(self, size: int) -> NDArray[np.uint64]:
-        out = np.empty(size + 2, dtype=np.uint64)  # the cipher wants room for a block more
-        room = memoryview(out.data).cast("B")
-        done, need = 0, size * 8
-        while done < need:
-            done += self._cipher.update_into(_ZEROS[: need - done], room[done:])
-        return out[:size]
+        out = np.empty(size + _MARGIN, dtype=np.uint64)
+        self._used += 8 * size
+        return _filled(self._stream, out)
 
     def random(self, size: int) -> NDArray[np.float64]:
         """[size] uniform in [0, 1), 53 bits each."""
@@ -66,7 +77,31 @@ class KeyedRandom:
 
     def standard_normal(self, size: int) -> NDArray[np.float64]:
         """[size] standard normal."""
-        return normals(self._words(size + size % 2), fast=self._fast)[:size]
+        out = np.empty(size)
+        for place, some in self.normal_pieces(size):
+            out[place] = some
+        return out
+
+    def normal_pieces(self, size: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """The numbers of `standard_normal(size)` with their places, a piece at a time while it is in the cache.
+
+        A piece may be changed and is overwritten by the next one. The generator has moved on past all of them as soon
+        as the first is asked for, whether or not the others are: no word is used twice.
+        """
+        pairs = (size + 1) // 2  # word i makes the radius of pair i, word pairs + i its angle
+        radii, angles = self._stream, self._at(self._used + 8 * pairs)
+        self._used += 16 * pairs
+        self._stream = self._at(self._used)
+        if self._work is None or self._make is None:
+            self._work, self._make = workspace(BLOCK + _MARGIN), maker(fast=self._fast)
+        for start in range(0, pairs, BLOCK):
+            count = min(BLOCK, pairs - start)
+            for stream, row in ((radii, self._work[0]), (angles, self._work[1])):
+                _filled(stream, row[: count + _MARGIN].view(np.uint64))
+            x, y = self._make(self._work[:, :count])
+            yield slice(start, start + count), x
+            stop = min(pairs + start + count, size)  # of an odd number the last one is left over
+            yield slice(pairs + start, stop), y[: stop - pairs - start]
 
     def integers(self, low: int, high: int) -> int:
         """One integer, exactly uniform in [low, high): words past the last whole multiple are drawn again."""
@@ -78,6 +113,16 @@ class KeyedRandom:
             word = int(self._words(1)[0])
             if word < limit:
                 return low + word % span
+
+
+def _filled(stream: Any, out: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[n + _MARGIN] contiguous -> its first n words, of the key stream."""
+    size = len(out) - _MARGIN
+    room = memoryview(out.data).cast("B")
+    done, need = 0, size * 8
+    while done < need:
+        done += stream.update_into(_ZEROS[: need - done], room[done:])
+    return out[:size]
 
 
 class SystemRandom(KeyedRandom):

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from dp_accounting import DpEvent, dp_event
 from torch import Tensor
@@ -22,7 +23,7 @@ from fedpriv.errors import CheckFailed, InputError
 from fedpriv.privacy.clippers import Clipper, Rule
 from fedpriv.privacy.engines.base import ClippedSum
 from fedpriv.privacy.engines.plain import plain_mean
-from fedpriv.seeding import PrivacyRng
+from fedpriv.seeding import KeyedRandom, PrivacyRng
 
 __all__ = ["Amplifier", "Mechanism", "Released", "plain_mean"]
 
@@ -111,6 +112,20 @@ class Mechanism:
         # A finite sum of entries means finite entries, at a thirtieth of the cost of looking at each.
         if not (bool(total.sum().isfinite()) or bool(total.isfinite().all())):
             raise CheckFailed("the clipped sum is not finite (a fault of the gradient engine); nothing was released.")
+        return Released(_noisy(total, self.stddev, denominator, rng), self.step_event())
+
+
+def _noisy(total: Tensor, stddev: float, denominator: float, rng: PrivacyRng) -> Tensor:
+    """[P] float32 (total + stddev * normals) / denominator, in float64 throughout, rounded at the end.
+
+    A `KeyedRandom` hands its normals out in pieces, which are used up while they are in the cache: the same bits.
+    """
+    if not isinstance(rng, KeyedRandom) or total.device.type != "cpu":
         noise = torch.from_numpy(rng.standard_normal(total.numel())).to(total.device)  # pyright: ignore
-        noisy = noise.mul_(self.stddev).add_(total).div_(denominator)  # in float64 throughout
-        return Released(noisy.to(torch.float32), self.step_event())
+        return noise.mul_(stddev).add_(total).div_(denominator).to(torch.float32)
+    sums, out = total.numpy(), np.empty(total.numel(), dtype=np.float32)
+    for place, noise in rng.normal_pieces(total.numel()):
+        noise *= stddev
+        noise += sums[place]
+        np.divide(noise, denominator, out=out[place], casting="same_kind")
+    return torch.from_numpy(out)

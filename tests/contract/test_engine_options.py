@@ -46,11 +46,10 @@ def test_native_squares_for_awkward_shapes(tokens, sizes, bias):
     generator = torch.Generator().manual_seed(tokens)
     a, g = (torch.randn(4, tokens + 2, n + 3, generator=generator)[:, 1:-1, :n] for n in sizes)  # views, not dense
     assert not a.is_contiguous()
-    got = torch.empty(4)
-    size = operator.ghost_squares(a, g, bias, got)
+    got, size = operator.ghost_squares(a, g, bias)
     inputs, outputs = a.double() @ a.double().mT + float(bias), g.double() @ g.double().mT
     roots = (inputs.diagonal(dim1=1, dim2=2) * outputs.diagonal(dim1=1, dim2=2)).sqrt().sum(dim=1)
-    # Signed terms may cancel, and the engine allows for it by this very bound (LinearTerm.doubt).
+    # Signed terms may cancel, and the engine allows for it by this very bound (LinearTerm.square).
     assert ((got.double() - (inputs * outputs).sum(dim=(1, 2))).abs() <= 2.0**-22 * roots.square()).all()
     torch.testing.assert_close(size.double(), roots, rtol=1e-5, atol=1e-6)
 

@@ -438,3 +438,29 @@ def test_sensitive_results_show_no_numbers_and_cannot_be_pickled():
 def test_unknown_engine_names_the_nearest():
     with pytest.raises(InputError, match="'ghost'"):
         make_engine("gost", probe(), probe_loss)
+
+
+class Turned(nn.Module):
+    """Two layers that read passing copies: the second copy may lie where the first one lay."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 12), nn.Linear(16, 12)
+
+    def forward(self, x):  # [R K, 16, 5]
+        return self.first(torch.sin(x).transpose(1, 2)).tanh() + self.second(torch.cos(3 * x).transpose(1, 2))
+
+
+def test_an_input_that_had_to_be_copied_is_not_taken_for_another_ones_copy():
+    def loss(model, examples, draws):
+        rows, count = draws.time.shape
+        out = model(draws.noise.reshape(rows * count, 16, 5))
+        return out.square().mean(dim=(1, 2)).reshape(rows, count).mean(dim=1)
+
+    torch.manual_seed(0)
+    model, clipper = Turned(), make_clipper("flat", bound=0.01)
+    pair = made_up(3, torch.Generator().manual_seed(1), draws=2, times=10, length=16, channels=5, features=2)
+    want, norms = reference(model, pair, clipper, loss)
+    got = make_engine("ghost", model, loss).clipped_sum(*pair, clipper)  # its own check uses other sizes
+    assert_close(got.total, want, model)
+    assert torch.allclose(got.norms, norms, rtol=1e-5)

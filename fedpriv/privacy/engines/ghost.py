@@ -17,8 +17,8 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,6 @@ class GhostEngine:
         self._owners = owners(model)
         self._recorder = Recorder(self._owners)
         self._layout = layout(model)
-        self._full_names = [owner.full_names for owner in self._owners]
         self._microbatch = checked_microbatch(microbatch)
         self._native = native
         self._operator = operator(device=device_of(model)) if native else None
@@ -118,7 +117,7 @@ class GhostEngine:
         self._check = check
         self._checked: set[tuple[object, ...]] = set()
         self._total: Tensor | None = None
-        self._views: dict[str, Tensor] = {}
+        self._places: list[dict[str, Tensor]] = []  # of every owner's parameters in it
 
     def clipped_sum(self, examples: Examples, draws: Draws, clipper: Clipper) -> ClippedSum:
         """See `GradientEngine.clipped_sum`.
@@ -159,7 +158,10 @@ class GhostEngine:
         """[P] zeros, the same memory at each step: its views are made once."""
         if self._total is None or self._total.device != device:
             self._total = torch.zeros(self._layout.size, device=device)
-            self._views = self._layout.views(self._total)
+            views = self._layout.views(self._total)
+            self._places = [
+                {n: views[full] for n, full in zip(o.parameters, o.full_names, strict=True)} for o in self._owners
+            ]
         return self._total.zero_()
 
     def _parts(self, examples: Examples, draws: Draws) -> Iterator[tuple[slice, Examples, Draws]]:
@@ -177,7 +179,7 @@ class GhostEngine:
         factors = row_factors(clipper, norms)
         factors[count:] = 0.0
         weights = Weights(torch.where(sure, factors, 0.0).to(total.dtype), None if all_sure else sure)
-        self._spread(measured, dict.fromkeys(measured.terms, weights), total)
+        self._spread(measured, dict.fromkeys(measured.terms, weights))
         for i, gradient in self._unsure(sure[:count], all_sure, examples, draws):
             norms[i] = add_row(gradient, clipper, total)
         return norms
@@ -205,17 +207,16 @@ class GhostEngine:
         weights = [
             Weights(torch.where(sure, each, 0.0).to(total.dtype), None if all_sure else sure) for each in factors
         ]
-        self._spread(measured, {i: weights[group_of[i]] for i in measured.terms}, total)
+        self._spread(measured, {i: weights[group_of[i]] for i in measured.terms})
         for i, gradient in self._unsure(sure[:count], all_sure, examples, draws):
             whole[i] = weighted_groups(gradient[None], clipper, cuts, total)[0]
         return whole
 
-    def _spread(self, measured: Measured, weights: Mapping[int, Weights], total: Tensor) -> None:
-        """Adds every owner's weighted rows to its place in `total`."""
-        flat = self._views  # of `total`, which `_cleared` made
-        for i, term in reversed(list(measured.terms.items())):  # the last one measured is still in the cache
-            names = zip(self._owners[i].parameters, self._full_names[i], strict=True)
-            term.add_weighted(weights[i], {local: flat[full] for local, full in names})
+    def _spread(self, measured: Measured, weights: Mapping[int, Weights]) -> None:
+        """Adds every owner's weighted rows to its place in the total, which `_cleared` made."""
+        with torch.inference_mode():  # no bookkeeping for a graph
+            for i, term in reversed(list(measured.terms.items())):  # the last one measured is still in the cache
+                term.add_weighted(weights[i], self._places[i])
 
     def _unsure(self, sure: Tensor, all_sure: bool, examples: Examples, draws: Draws) -> Iterator[tuple[int, Tensor]]:
         """Gradients of rows with overflow, underflow, cancellation or no finite gradient: each computed alone."""
@@ -256,6 +257,7 @@ class GhostEngine:
         calls = self._calls(examples, draws, gram)
         with torch.no_grad():
             terms = self._terms(calls, rows, gram)
+        with torch.inference_mode():
             return Measured(terms, calls, *measure(list(terms.values()), rows, examples.values.device))
 
     def _terms(self, calls: Mapping[int, list[Call]], rows: int, gram: Gram) -> dict[int, Term]:
@@ -270,12 +272,16 @@ class GhostEngine:
         alone are float32 altogether.
         """
         rows = len(examples)
-        prepare = None if self._bf16 else partial(gram.prepare, rows=rows)  # nothing of the norms in bfloat16
-        passes = torch.autocast(examples.values.device.type, dtype=torch.bfloat16, enabled=self._bf16)
-        with self._recorder.recording(rows, prepare) as notes, torch.enable_grad(), passes:
+        linear = [owner.linear for owner in self._owners]
+
+        def prepare(owner: int, a: Tensor) -> None:
+            gram.prepare(linear[owner], a, rows)
+
+        passes = torch.autocast(examples.values.device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+        with self._recorder.recording(rows, None if self._bf16 else prepare) as notes, torch.enable_grad(), passes:
             losses = checked_losses(self._loss(self._model, examples, draws), rows)
             grads = gradients(losses.sum(), [note.out for note in notes])
-        exact = _Float32()
+        exact = _Float32() if self._bf16 else None
         calls: dict[int, list[Call]] = {}
         for note, g in zip(notes, grads, strict=True):
             if note.a._version != note.version:
@@ -284,7 +290,8 @@ class GhostEngine:
                     "ghost engine needs it unchanged. No gradient was released."
                 )
             if g is not None:  # a layer without influence on the loss has no gradient
-                calls.setdefault(note.owner, []).append(Call(exact.of(note.a), g.float()))
+                call = Call(note.a, g) if exact is None else Call(exact.of(note.a), g.float())
+                calls.setdefault(note.owner, []).append(call)
         return calls
 
 

@@ -31,21 +31,20 @@ class Operator:
         pointer, long = ctypes.c_void_p, ctypes.c_long
         self._run.argtypes, self._run.restype = [pointer, pointer, *[long] * 8, ctypes.c_int, pointer, pointer], None
 
-    def ghost_squares(self, a: Tensor, g: Tensor, bias: bool, out: Tensor) -> Tensor:
-        """Writes sum_ij (a_i.a_j + bias)(g_i.g_j) of every row into `out` [R]; returns [R] sums of diagonal roots.
+    def ghost_squares(self, a: Tensor, g: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
+        """[R] sum_ij (a_i.a_j + bias)(g_i.g_j) of every row, and [R] sums of the roots of the diagonal.
 
         Args:
             a, g: [R, T, p] and [R, T, d] float32 on the CPU.
-            out: [R] float32, contiguous.
         """
         a, g = (x if x.stride(2) == 1 else x.contiguous() for x in (a, g))
         rows, tokens, p = a.shape
-        sizes = torch.empty(rows)
+        squares, sizes = torch.empty(2, rows).unbind(0)
         self._run(
             a.data_ptr(), g.data_ptr(), rows, tokens, p, g.shape[2], a.stride(0), a.stride(1), g.stride(0), g.stride(1),
-            int(bias), out.data_ptr(), sizes.data_ptr(),
+            int(bias), squares.data_ptr(), sizes.data_ptr(),
         )  # fmt: skip
-        return sizes
+        return squares, sizes
 
 
 def operator(*, device: torch.device) -> Operator | None:
@@ -63,8 +62,7 @@ def _prove(found: Operator) -> str:
         a, g = torch.randn(3, tokens, p, generator=generator), torch.randn(3, tokens, d, generator=generator)
         x, y = a.double(), g.double()
         inputs, outputs = x @ x.mT + float(bias), y @ y.mT
-        got = torch.empty(3)
-        sizes = found.ghost_squares(a, g, bias, got)
+        got, sizes = found.ghost_squares(a, g, bias)
         diagonal = inputs.diagonal(dim1=1, dim2=2) * outputs.diagonal(dim1=1, dim2=2)
         fits = torch.allclose(got.double(), (inputs * outputs).sum(dim=(1, 2)), rtol=TOLERANCE) and torch.allclose(
             sizes.double(), diagonal.sqrt().sum(dim=1), rtol=TOLERANCE

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.engines.small_rules import check_rows, problem
+from fedpriv.privacy.engines.small_rules import check_rows, has_rows, problem
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Owner:
     name: str
     module: nn.Module
     parameters: tuple[str, ...]  # local names, such as weight
+    linear: nn.Linear | None = None  # the module, if it is one and its weight is trained
 
     @property
     def full_names(self) -> tuple[str, ...]:
@@ -30,8 +31,8 @@ class Owner:
         return tuple(f"{self.name}.{local}" if self.name else local for local in self.parameters)
 
 
-OnUse: TypeAlias = Callable[[Owner, Tensor, Tensor], None]
-"""Told of each use as it happens: owner, input, output."""
+OnUse: TypeAlias = Callable[[int, Tensor], None]
+"""Told of each use as it happens: the owner's index and the input."""
 
 
 class Note(NamedTuple):
@@ -65,7 +66,8 @@ def owners(model: nn.Module) -> list[Owner]:
                 f"the ghost engine cannot handle module {name or '(the model itself)'!r} ({type(module).__name__}): "
                 f"{why}. Nothing was started; privacy.engine=functional works for any model."
             )
-        found.append(Owner(name, module, names))
+        linear = module if type(module) is nn.Linear and "weight" in names else None
+        found.append(Owner(name, module, names, linear))
     return found
 
 
@@ -103,22 +105,26 @@ class Recorder:
             self._notes, self._forwards, self._on_use = [], [], _nothing
 
     def _use(self, index: int, *args: object, **kwargs: object) -> Tensor:
-        out, owner = self._forwards[index](*args, **kwargs), self._owners[index]
+        out = self._forwards[index](*args, **kwargs)
         if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(out, Tensor):
+            owner = self._owners[index]
             raise InputError(
                 f"module {owner.name!r} ({type(owner.module).__name__}) was not called with one tensor for one tensor; "
                 "the ghost engine has no rule for that. No gradient was computed."
             )
-        a = args[0]
-        check_rows(owner.name, owner.module, a, self._rows)
-        check_rows(owner.name, owner.module, out, self._rows)
+        a, rows = args[0], self._rows
+        if not (has_rows(a.shape, rows) and has_rows(out.shape, rows)):
+            owner = self._owners[index]
+            check_rows(owner.name, owner.module, a, rows)
+            check_rows(owner.name, owner.module, out, rows)
         if not out.requires_grad:
             out = out.detach().requires_grad_()  # its parameters were frozen after the engine was made
-        note = Note(index, a.detach() if a.requires_grad else a, a._version, out)
-        self._notes.append(note)
-        self._on_use(owner, note.a, out)
+        if a.requires_grad:
+            a = a.detach()
+        self._notes.append(Note(index, a, a._version, out))
+        self._on_use(index, a)
         return out
 
 
-def _nothing(owner: Owner, a: Tensor, out: Tensor) -> None:
-    del owner, a, out
+def _nothing(owner: int, a: Tensor) -> None:
+    del owner, a

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fedpriv.privacy.engines.native import Operator
-from fedpriv.privacy.engines.recording import Owner
 from fedpriv.privacy.engines.small_rules import check_rows, per_row_gradients, problem, register_rule
 
 __all__ = ["Call", "Gram", "LinearTerm", "StoredTerm", "Term", "Weights", "check_rows", "make_term", "measure",
@@ -37,27 +36,37 @@ OPERATOR_GAIN = 2.0
 LONG = 4096
 """Squares of longer rows are summed in parts, so that float32 sums stay accurate."""
 
+TOGETHER = 1 << 18
+"""Entries of T x T products that are reduced at once: at few tokens, calls of operators cost more than their work."""
 
-@dataclass(frozen=True)
-class Call:
+
+class Call(NamedTuple):
     """One use of a module in the forward pass: its input and the gradient at its output, rows first."""
 
     a: Tensor
     g: Tensor
 
 
+class Products(NamedTuple):
+    """[R, T, T] a a^T and g g^T: the squared norm of a row is sum((a a^T + bias) * g g^T)."""
+
+    inputs: Tensor
+    outputs: Tensor
+    bias: bool
+
+
+class Squares(NamedTuple):
+    """[R] float32 squared norms. `doubt` [R]: how far rounding may carry them; None: what is measured is added."""
+
+    values: Tensor
+    doubt: Tensor | None = None
+
+
 class Term(Protocol):
     """One module's share of the per-row gradients of a microbatch."""
 
-    def square(self, out: Tensor) -> None:
-        """Writes the squared norms into `out` [R] float32."""
-        ...
-
-    def doubt(self) -> tuple[Tensor, float] | None:
-        """How far rounding may carry `square`, as (parts [R, n], factor): factor * (sum of their roots)^2.
-
-        None: no cancellation, what is measured is what is added.
-        """
+    def square(self) -> Squares | Products:
+        """The squared norms, or what they are made of: `measure` does many layers at once."""
         ...
 
     def add_weighted(self, weights: Weights, out: Mapping[str, Tensor]) -> None:
@@ -68,16 +77,42 @@ class Term(Protocol):
 def measure(terms: Sequence[Term], rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """[terms, R] squared norms in float32, and [terms, R] the rounding error each may carry, in float64."""
     squares = torch.empty(len(terms), rows, device=device)
-    for term, out in zip(terms, squares.unbind(0), strict=True):
-        term.square(out)
     doubts = torch.zeros(len(terms), rows, dtype=torch.float64, device=device)
-    found = [(i, *doubt) for i, term in enumerate(terms) if (doubt := term.doubt()) is not None]
-    for width in {parts.shape[1] for _, parts, _ in found}:  # layers of equal token count at once
-        same = [(i, parts, factor) for i, parts, factor in found if parts.shape[1] == width]
-        sizes = torch.stack([parts for _, parts, _ in same]).sqrt_().sum(dim=2).to(torch.float64)  # [n, R]
-        factors = torch.tensor([factor for _, _, factor in same], dtype=torch.float64, device=device)
-        doubts[torch.tensor([i for i, _, _ in same], device=device)] = sizes.square_().mul_(factors[:, None])
+    done: dict[int, Tensor] = {}
+    waiting: dict[int, dict[int, Products]] = {}  # by token count
+    for i, term in enumerate(terms):
+        found = term.square()
+        if isinstance(found, Squares):
+            done[i] = found.values
+            if found.doubt is not None:
+                doubts[i] = found.doubt
+            continue
+        tokens = found.inputs.shape[1]
+        same = waiting.setdefault(tokens, {})
+        same[i] = found
+        if (len(same) + 1) * rows * tokens * tokens > TOGETHER:
+            _reduce(waiting.pop(tokens), squares, doubts)
+    for same in waiting.values():
+        _reduce(same, squares, doubts)
+    if done:
+        squares[torch.tensor(list(done), device=device)] = torch.stack(list(done.values()))
     return squares, doubts
+
+
+def _reduce(layers: Mapping[int, Products], squares: Tensor, doubts: Tensor) -> None:
+    """Writes ghost norms of layers of equal token count."""
+    device, rows = squares.device, squares.shape[1]
+    which = torch.tensor(list(layers), device=device)
+    bias = torch.tensor([float(found.bias) for found in layers.values()], device=device)
+    tokens = next(iter(layers.values())).inputs.shape[1]
+    inputs = torch.stack([found.inputs for found in layers.values()]).view(len(layers), rows, -1)
+    outputs = torch.stack([found.outputs for found in layers.values()]).view(len(layers), rows, -1)
+    inputs += bias[:, None, None]
+    squares[which] = torch.linalg.vecdot(inputs, outputs)
+    # Cauchy-Schwarz: no token pair exceeds |a_t||a_s||g_t||g_s|, so rounding stays below eps * (sum |a||g|)^2;
+    # errors of T^2 pairs are independent, hence the root.
+    diagonal = inputs[..., :: tokens + 1] * outputs[..., :: tokens + 1]
+    doubts[which] = diagonal.sqrt_().sum(dim=2).to(torch.float64).square_().mul_(EPSILON / math.sqrt(tokens))
 
 
 class Weights:
@@ -85,6 +120,7 @@ class Weights:
 
     def __init__(self, rows: Tensor, usable: Tensor | None) -> None:
         self.rows, self._usable = rows, usable
+        self._column = rows.view(-1, 1, 1)
         self._tokens: dict[int, Tensor] = {}
         self._scaled: dict[tuple[object, ...], Tensor] = {}
 
@@ -104,48 +140,53 @@ class Weights:
 
     def scaled(self, x: Tensor) -> Tensor:
         """[R, T, n] -> [R T, n], rows times their weights. Kept for the next layer that reads it if it is small."""
-        if x.shape[1] > 1:
-            return (self.kept(x) * self.rows[:, None, None]).flatten(0, 1)
-        key = (x.data_ptr(), x.shape, x.stride())  # one condition feeds the modulation of every block
-        if key not in self._scaled:
-            self._scaled[key] = (self.kept(x) * self.rows[:, None, None]).flatten(0, 1)
-        return self._scaled[key]
+        shape = x.shape
+        if shape[1] > 1:
+            return torch.mul(self.kept(x), self._column).reshape(-1, shape[2])
+        key = (x.data_ptr(), shape, x.stride())  # one condition feeds the modulation of every block
+        found = self._scaled.get(key)
+        if found is None:
+            found = self._scaled[key] = torch.mul(self.kept(x), self._column).reshape(-1, shape[2])
+        return found
 
 
 class Gram:
-    """T x T products of inputs, shared by layers that read the same tensor. `operator` replaces them where it can."""
+    """T x T products of inputs, shared by layers that read the same tensor. `operator` replaces them where it can.
+
+    Tensors are known by their place in memory, so each is kept for as long as its product is.
+    """
 
     def __init__(self, operator: Operator | None = None) -> None:
         self.operator = operator
-        self._known: dict[tuple[object, ...], Tensor] = {}
+        self._known: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
 
-    def of(self, a: Tensor, bias: bool) -> Tensor:
-        """[R, T, p] -> [R, T, T] a a^T, plus 1 for a bias (an input feature that is always 1)."""
-        key = (a.data_ptr(), a.shape, a.stride(), bias)
-        if key not in self._known:
-            product = torch.bmm(a, a.transpose(1, 2))
-            self._known[key] = product.add_(1.0) if bias else product
-        return self._known[key]
+    def of(self, a: Tensor) -> Tensor:
+        """[R, T, p] -> [R, T, T] a a^T."""
+        key = (a.data_ptr(), a.shape, a.stride())
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = (a, torch.bmm(a, a.transpose(1, 2)))
+        return found[1]
 
-    def prepare(self, owner: Owner, a: Tensor, out: Tensor, rows: int) -> None:
+    def prepare(self, linear: nn.Linear | None, a: Tensor, rows: int) -> None:
         """Forms the product of an input right after its use in the forward pass, while it is in the cache."""
-        if type(owner.module) is not nn.Linear or self.operator is not None or "weight" not in owner.parameters:
+        if linear is None or self.operator is not None:
             return
-        tokens = out.numel() // (rows * out.shape[-1])
-        if tokens > 1 and _ghost_is_cheaper(tokens, a.shape[-1], out.shape[-1], None):
-            with torch.no_grad():
-                self.of(_by_row(a, rows), "bias" in owner.parameters)
+        tokens = a.numel() // (rows * linear.in_features)
+        if tokens > 1 and _ghost_is_cheaper(tokens, linear.in_features, linear.out_features, None):
+            self.of(_by_row(a, rows))  # the input is detached: nothing for a graph
 
     def norms(self, a: Tensor, bias: bool) -> Tensor:
-        """[R, 1, p] -> [R] |a|^2, plus 1 for a bias."""
+        """[R, 1, p] -> [R] |a|^2, plus 1 for a bias (an input feature that is always 1)."""
         key = (a.data_ptr(), a.shape, a.stride(), bias)
-        if key not in self._known:
+        found = self._known.get(key)
+        if found is None:
             squares = torch.linalg.vecdot(a[:, 0], a[:, 0])
-            self._known[key] = squares.add_(1.0) if bias else squares
-        return self._known[key]
+            found = self._known[key] = (a, squares.add_(1.0) if bias else squares)
+        return found[1]
 
 
-@dataclass
+@dataclass(slots=True)
 class LinearTerm:
     """nn.Linear. Ghost norm (Goodfellow 2015, arXiv:1510.01799; Bu et al. 2023, arXiv:2210.00038) or direct.
 
@@ -160,44 +201,28 @@ class LinearTerm:
     gram: Gram
     direct: Tensor | None = None  # [R, d, p]
     gsum: Tensor | None = None  # [R, d]
-    _doubt: tuple[Tensor, float] | None = field(default=None, repr=False)
 
-    def square(self, out: Tensor) -> None:
+    def square(self) -> Squares | Products:
         """See `Term.square`."""
         tokens, p, d = self.a.shape[1], self.a.shape[2], self.g.shape[2]
         operator = self.gram.operator
         if not self.weight:
             self.gsum = self.g.sum(dim=1)
-            torch.linalg.vecdot(self.gsum, self.gsum, out=out)
-        elif tokens == 1:
+            return Squares(torch.linalg.vecdot(self.gsum, self.gsum))
+        if tokens == 1:
             outputs = self.g[:, 0]
-            torch.linalg.vecdot(outputs, outputs, out=out)
-            out.mul_(self.gram.norms(self.a, self.bias))
-        elif _ghost_is_cheaper(tokens, p, d, operator):
-            if operator is not None:
-                size = operator.ghost_squares(self.a, self.g, self.bias, out)
-                self._doubt = (size.square_()[:, None], EPSILON / math.sqrt(tokens))
-            else:
-                self._ghost(out)
-        else:
-            self.direct = torch.bmm(self.g.transpose(1, 2), self.a)
-            _long_squares(self.direct.flatten(1), out)
-            if self.bias:
-                self.gsum = self.g.sum(dim=1)
-                out.add_(torch.linalg.vecdot(self.gsum, self.gsum))
-
-    def _ghost(self, out: Tensor) -> None:
-        inputs = self.gram.of(self.a, self.bias)
-        outputs = torch.bmm(self.g, self.g.transpose(1, 2))
-        # Cauchy-Schwarz: no token pair exceeds |a_t||a_s||g_t||g_s|, so rounding stays below eps * (sum |a||g|)^2;
-        # errors of T^2 pairs are independent, hence the root.
-        diagonal = inputs.diagonal(dim1=1, dim2=2) * outputs.diagonal(dim1=1, dim2=2)
-        self._doubt = (diagonal, EPSILON / math.sqrt(inputs.shape[1]))
-        torch.linalg.vecdot(inputs.flatten(1), outputs.flatten(1), out=out)
-
-    def doubt(self) -> tuple[Tensor, float] | None:
-        """See `Term.doubt`."""
-        return self._doubt
+            return Squares(torch.linalg.vecdot(outputs, outputs).mul_(self.gram.norms(self.a, self.bias)))
+        if _ghost_is_cheaper(tokens, p, d, operator):
+            if operator is None:
+                return Products(self.gram.of(self.a), torch.bmm(self.g, self.g.transpose(1, 2)), self.bias)
+            squares, sizes = operator.ghost_squares(self.a, self.g, self.bias)
+            return Squares(squares, sizes.to(torch.float64).square_().mul_(EPSILON / math.sqrt(tokens)))
+        self.direct = torch.bmm(self.g.transpose(1, 2), self.a)
+        squares = _long_squares(self.direct.flatten(1))
+        if self.bias:
+            self.gsum = self.g.sum(dim=1)
+            squares += torch.linalg.vecdot(self.gsum, self.gsum)
+        return Squares(squares)
 
     def add_weighted(self, weights: Weights, out: Mapping[str, Tensor]) -> None:
         """See `Term.add_weighted`."""
@@ -205,21 +230,23 @@ class LinearTerm:
             out["bias"].addmv_(weights.kept(self.gsum).t(), weights.rows)
         if not self.weight:
             return
+        weight = out["weight"]
         if self.direct is not None:
-            out["weight"].view(-1).addmv_(weights.kept(self.direct).flatten(1).t(), weights.rows)
+            weight.view(-1).addmv_(weights.kept(self.direct).flatten(1).t(), weights.rows)
             return
-        if self.a.shape[2] <= self.g.shape[2]:  # scale the narrower side, and let the product transpose that one
-            a, g = weights.scaled(self.a), weights.kept(self.g).flatten(0, 1)  # [R T, p], [R T, d]
+        tokens, p, d = self.a.shape[1], self.a.shape[2], self.g.shape[2]
+        if p <= d:  # scale the narrower side, and let the product transpose that one
+            a, g = weights.scaled(self.a), weights.kept(self.g).reshape(-1, d)  # [R T, p], [R T, d]
             if self.bias:
-                out["bias"].addmv_(g.t(), weights.tokens(self.a.shape[1]))
-            if 2 * a.shape[1] < g.shape[1]:
-                out["weight"].add_(torch.mm(a.t(), g).t())
+                out["bias"].addmv_(g.t(), weights.tokens(tokens))
+            if 2 * p < d:
+                weight.add_(torch.mm(a.t(), g).t())
                 return
         else:
-            a, g = weights.kept(self.a).flatten(0, 1), weights.scaled(self.g)
+            a, g = weights.kept(self.a).reshape(-1, p), weights.scaled(self.g)
             if self.bias:
                 out["bias"].add_(g.sum(dim=0))
-        out["weight"].addmm_(g.t(), a)
+        weight.addmm_(g.t(), a)
 
 
 @dataclass
@@ -228,16 +255,13 @@ class StoredTerm:
 
     grads: dict[str, Tensor]  # [R, *shape]
 
-    def square(self, out: Tensor) -> None:
-        """See `Term.square`."""
+    def square(self) -> Squares:
+        """See `Term.square`; what is measured is what is added."""
         first, *others = (g.flatten(1) for g in self.grads.values())
-        torch.linalg.vecdot(first, first, out=out)
+        squares = torch.linalg.vecdot(first, first)
         for other in others:
-            out.add_(torch.linalg.vecdot(other, other))
-
-    def doubt(self) -> tuple[Tensor, float] | None:
-        """None: what is measured is what is added."""
-        return None
+            squares += torch.linalg.vecdot(other, other)
+        return Squares(squares)
 
     def add_weighted(self, weights: Weights, out: Mapping[str, Tensor]) -> None:
         """See `Term.add_weighted`."""
@@ -251,15 +275,16 @@ def _ghost_is_cheaper(tokens: int, p: int, d: int, operator: Operator | None) ->
 
 def _by_row(x: Tensor, rows: int) -> Tensor:
     """[R G, ..., n] -> [R, T, n]."""
-    return x if x.dim() == 3 and x.shape[0] == rows else x.reshape(rows, -1, x.shape[-1])
+    shape = x.shape
+    return x if len(shape) == 3 and shape[0] == rows else x.reshape(rows, -1, shape[-1])
 
 
-def _long_squares(x: Tensor, out: Tensor) -> None:
-    """Writes the squared norms of the rows of x [R, n] into `out` [R]; n may be large."""
+def _long_squares(x: Tensor) -> Tensor:
+    """[R, n] -> [R] the squared norms of the rows; n may be large."""
     parts = math.gcd(x.shape[1], max(x.shape[1] // LONG, 1))
     # vector_norm reads at the speed of memory, twice that of vecdot, but sums naively: hence in parts
     norms = torch.linalg.vector_norm(x.view(x.shape[0], parts, -1), dim=2)  # [R, parts]
-    torch.linalg.vecdot(norms, norms, out=out)
+    return torch.linalg.vecdot(norms, norms)
 
 
 def make_term(module: nn.Module, calls: list[Call], rows: int, names: tuple[str, ...], gram: Gram) -> Term:
@@ -269,10 +294,11 @@ def make_term(module: nn.Module, calls: list[Call], rows: int, names: tuple[str,
         InputError: an input without rows on its first axis.
     """
     if type(module) is nn.Linear:
-        a = [_by_row(c.a, rows) for c in calls]
-        g = [_by_row(c.g, rows) for c in calls]
-        joined = (a[0], g[0]) if len(calls) == 1 else (torch.cat(a, dim=1), torch.cat(g, dim=1))
-        return LinearTerm(*joined, weight="weight" in names, bias="bias" in names, gram=gram)
+        a, g = _by_row(calls[0].a, rows), _by_row(calls[0].g, rows)
+        if len(calls) > 1:
+            a = torch.cat([_by_row(c.a, rows) for c in calls], dim=1)
+            g = torch.cat([_by_row(c.g, rows) for c in calls], dim=1)
+        return LinearTerm(a, g, "weight" in names, "bias" in names, gram)
     grads: dict[str, Tensor] = {}
     for call in calls:
         grouped = (x.reshape(rows, x.shape[0] // rows, *x.shape[1:]) for x in (call.a, call.g))

@@ -133,9 +133,14 @@ def per_row_gradients(module: nn.Module, a: Tensor, g: Tensor) -> Mapping[str, T
     return _KINDS[getattr(module, "per_sample_kind", "generic")](module, a, g)
 
 
+def has_rows(shape: torch.Size, rows: int) -> bool:
+    """Whether the first axis can be rows (times diffusion draws)."""
+    return bool(shape) and shape[0] != 0 and not shape[0] % rows
+
+
 def check_rows(name: str, module: nn.Module, tensor: Tensor, rows: int) -> None:
     """Refuses a tensor whose first axis cannot be rows (times diffusion draws)."""
-    if tensor.dim() == 0 or tensor.shape[0] == 0 or tensor.shape[0] % rows:
+    if not has_rows(tensor.shape, rows):
         raise InputError(
             f"module {name!r} ({type(module).__name__}) got shape {tuple(tensor.shape)} for {rows} rows: its first "
             "axis must hold the rows, a whole number of times. No gradient was computed; privacy.engine=functional "

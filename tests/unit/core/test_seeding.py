@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedpriv.normals import BLOCK, normals_numpy
 from fedpriv.seeding import KeyedRandom, SystemRandom, keyed_stream, stream, torch_generator
 
 SIGNIFICANCE = 1e-3
@@ -41,6 +42,31 @@ def test_the_key_stream_is_aes_256_in_counter_mode():
     source, want = KeyedRandom(key), np.frombuffer(blocks, dtype=np.uint64) >> np.uint64(11)
     for start, size in ((0, 1), (1, 2), (3, 131_072), (131_075, 7), (131_082, 0), (131_082, 20)):
         assert np.array_equal(source.random(size) * 2.0**53, want[start : start + size].astype(np.float64))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 2 * BLOCK - 1, 2 * BLOCK + 3])
+def test_pieces_are_the_normals_of_the_words_in_their_order(size, fast):
+    key = bytes(range(32))
+    source, plain = KeyedRandom(key, fast=fast), KeyedRandom(key)
+    assert source.random(1) == plain.random(1)  # from here on within a block of the cipher
+    words = (KeyedRandom(key).random(2 * size + 3) * 2.0**53).astype(np.uint64)[1 : 1 + size + size % 2]
+    got = np.full(size, np.nan)
+    for place, some in source.normal_pieces(size):
+        got[place] = some
+    assert np.array_equal(got, plain.standard_normal(size)) and not np.isnan(got).any()
+    assert (
+        np.abs(np.abs(got) - np.abs(normals_numpy(words << np.uint64(11))[:size])).max(initial=0) == 0
+    )  # signs: low bits
+    assert np.array_equal(source.random(5), plain.random(5))
+
+
+def test_no_word_is_used_twice_when_pieces_are_left_lying():
+    source, whole = KeyedRandom(bytes(32)), KeyedRandom(bytes(32))
+    size = 6 * BLOCK
+    next(source.normal_pieces(size))
+    whole.standard_normal(size)
+    assert np.array_equal(source.random(9), whole.random(9))
 
 
 def test_two_system_sources_share_nothing():

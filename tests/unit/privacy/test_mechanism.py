@@ -13,7 +13,7 @@ from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import ClippedSum
 from fedpriv.privacy.mechanism import Mechanism, plain_mean
-from fedpriv.seeding import SystemRandom, stream
+from fedpriv.seeding import SystemRandom, keyed_stream, stream
 
 
 class Sampler:
@@ -64,6 +64,21 @@ def test_the_sum_is_left_alone_and_noise_is_fresh():
     one = mechanism().release(ClippedSum(total, 2.0), denominator=1.0, rng=rng).grad
     two = mechanism().release(ClippedSum(total, 2.0), denominator=1.0, rng=rng).grad
     assert torch.equal(total, torch.ones(1000)) and not torch.equal(one, two)
+
+
+class Plain:
+    """A source that is not known to hand out pieces."""
+
+    def __init__(self, rng):
+        self.standard_normal = rng.standard_normal
+
+
+@pytest.mark.parametrize("size", [1, 40_001])
+def test_noise_by_the_piece_is_the_same_to_the_bit(size):
+    clipped = ClippedSum(torch.sin(torch.arange(float(size))), 2.0)
+    got = [mechanism().release(clipped, denominator=13.7, rng=rng).grad
+           for rng in (keyed_stream(1, "noise"), Plain(keyed_stream(1, "noise")))]  # fmt: skip
+    assert torch.equal(*got) and got[0].dtype == torch.float32 and len(got[0]) == size
 
 
 def test_system_randomness_serves_as_well():
