@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+import typer.core
 
 from fedpriv.cli import audit, bounds, compare, data, doctor, federation, ledger, node, plan, runs, use, use_options
+
+typer.core.HAS_RICH = False  # else "[required]" is escaped for rich even where rich_markup_mode is None
 
 app = typer.Typer(
     name="fedpriv",

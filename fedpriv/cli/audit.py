@@ -26,7 +26,7 @@ how much epsilon really is. D5, with
 whose server attacks days planted in the files of its clients: information beside what the ledgers claim, never a
 reason to fail. Exit code 1 when a check fails.
 
-\\b
+\b
 Examples:
   fedpriv audit --quick
   fedpriv audit --epsilon 1 --epsilon 8 --canaries 20000

@@ -15,7 +15,7 @@ Trains the scenario's transformer without bounds and without privacy on generate
 condition, scales, shifts and gates get, and prints the keys to set. Sources with real readings are refused: bounds
 taken from them would be a release that no budget paid for.
 
-\\b
+\b
 Examples:
   fedpriv calibrate-bounds
   fedpriv calibrate-bounds dp-aware-cpu --synthetic --steps 400

@@ -20,7 +20,7 @@ The noise that keeps the budget, epsilon of every unit (the ladder), noise again
 would help: more data, fewer steps, a smaller model. Sizes come from the scenario's calendar, or from --meters and
 --days; no model is trained, no ledger is touched.
 
-\\b
+\b
 Examples:
   fedpriv plan
   fedpriv plan eia-8 --set data.dir=data --set privacy.epsilon=2

@@ -39,13 +39,15 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("simulate",), ("report",), ("scenarios",), ("plan",), ("calibrate-bounds",), ("doctor",), ("data", "download")],
-)
+    [("simulate",), ("report",), ("scenarios",), ("plan",), ("calibrate-bounds",), ("doctor",), ("data", "download"),
+     ("audit",), ("compare",), ("forecast",), ("impute",), ("node", "init"), ("federation", "run"), ("ledger", "label")],
+)  # fmt: skip
 def test_every_help_teaches_with_an_example_or_says_all(words: tuple[str, ...], capsys) -> None:
     assert main([*words, "--help"]) == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) > 8
     assert "fedpriv" in text
+    assert "\\" not in text  # of marks for a formatter that is not used
 
 
 @pytest.mark.parametrize(
