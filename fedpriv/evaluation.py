@@ -8,31 +8,27 @@ errors (the client's training standard deviation) is used for reporting only and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 from torch import Tensor
 
-from fedpriv.coherence import TAIL_DOF, TAIL_SCALE
 from fedpriv.config import Scenario
 from fedpriv.data.client_data import ClientData
-from fedpriv.data.tasks import make_examples, task_masks
+from fedpriv.data.tasks import drawn_kinds, make_examples, mask_kinds, task_masks
 from fedpriv.data.windows import cut, day_steps, even_starts
-from fedpriv.diffusion.sampling import point_forecast, sample
-from fedpriv.distances import DISTANCES, Distances, measure
+from fedpriv.diffusion.sampling import exact_law, point_forecast, sample
 from fedpriv.examples import Examples
-from fedpriv.metrics import LEVELS as PINBALL_LEVELS
-from fedpriv.metrics import METRICS, Score, score
-from fedpriv.models.baselines import JointBand, baselines_for, make_baseline
+from fedpriv.laws import Law
+from fedpriv.models.baselines import baselines_for, make_baseline
 from fedpriv.models.climatology import Climatology, fit_climatology
 from fedpriv.models.denoiser import Denoiser
-from fedpriv.models.gaussian import crps_student
 from fedpriv.seeding import stream, torch_generator
+from fedpriv.tallies import Tally
 
 Part = Literal["validation", "test"]
 MODEL = "federated"
@@ -78,54 +74,6 @@ def held_out(data: ClientData, scenario: Scenario, *, part: Part, count: int) ->
     return make_examples(windows, target, period=period, scaling=scenario.data), start
 
 
-def training_moments(data: ClientData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[C] mean and standard deviation of the training part, physical units: the zero and unit of the scaled scores."""
-    values = data.values[:, data.train].astype(np.float64)
-    read = np.isfinite(values)
-    count = np.maximum(read.sum(axis=(0, 1)), 1)
-    mean = np.where(read, values, 0.0).sum(axis=(0, 1)) / count
-    std = np.sqrt(np.where(read, np.square(values - mean), 0.0).sum(axis=(0, 1)) / count)
-    return mean, np.where(std > 0, std, 1.0)
-
-
-class _Tally:
-    """Adds up the scores of one model on one client's held-out windows."""
-
-    def __init__(self, data: ClientData, scenario: Scenario) -> None:
-        loc, scale = training_moments(data)
-        self._loc, self._scale = torch.from_numpy(loc), torch.from_numpy(scale)
-        self._span = slice(scenario.task.context if scenario.task.kind == "forecast" else 0, scenario.task.window)
-        self._names = set(scenario.evaluation.metrics) & set(DISTANCES)
-        self._score, self._distances = Score(), Distances()
-
-    def add(self, some: Examples, point: Tensor, drawn: Tensor | None, law: JointBand | None = None) -> None:
-        """Windows with their point forecast [B, L, C] and samples [S, B, L, C], physical units.
-
-        `law`: the law that the samples were drawn from, where it is one; what has a closed form is scored by it.
-        """
-        truth = some.values * some.scale + some.loc
-        scored = score(truth, point, drawn, some.target, self._scale)
-        if law is not None and drawn is not None:
-            scored = replace(scored, **closed_sums(truth, law, some.target, self._scale))
-        self._score = self._score.merge(scored)
-        if drawn is not None and self._names:
-            found = measure(
-                truth,
-                drawn,
-                some.target,
-                some.given,
-                loc=self._loc,
-                scale=self._scale,
-                span=self._span,
-                names=self._names,
-            )
-            self._distances = self._distances.merge(found)
-
-    def sums(self, name: str) -> dict[str, float]:
-        """All sums, keys `name/...`."""
-        return {f"{name}/{key}": v for part in (self._score, self._distances) for key, v in part.to_dict().items()}
-
-
 def evaluate(
     model: Denoiser,
     data: ClientData,
@@ -145,17 +93,21 @@ def evaluate(
     period = scenario.task.period or day_steps(data.step)
     reference = () if model.reference is None else (model.reference.kind,)
     simple = baselines_for(scenario.task.kind)
-    tallies = {name: _Tally(data, scenario) for name in (MODEL, *reference, *simple, CLIMATOLOGY)}
+    kinds = _kinds(data, scenario, part, len(examples)) if samples else None
+    tallies = {name: Tally(data, scenario, kinds=kinds) for name in (MODEL, *reference, *simple, CLIMATOLOGY)}
     for rows in _batches(examples):
         some = examples.rows(rows)
-        tallies[MODEL].add(some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator))
+        tallies[MODEL].add(
+            rows, some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator)
+        )
         if model.reference is not None:
             band = model.reference.forecast(some)
             drawn = band.sample(samples, torch_generator(stream(0, "reference", data.name, part))) if samples else None
-            tallies[model.reference.kind].add(some, band.point, drawn, band)
+            tallies[model.reference.kind].add(rows, some, band.point, drawn, band.law)
         for name in simple:
             band = make_baseline(name, some, period=period)
-            tallies[name].add(some, band.point, band.sample(samples, generator) if samples else None)
+            drawn = band.sample(samples, generator) if samples else None
+            tallies[name].add(rows, some, band.point, drawn, band.law)
     _score_climatology(tallies[CLIMATOLOGY], data, scenario, examples, start, part=part, samples=samples)
     return {key: value for name, tally in tallies.items() for key, value in tally.sums(name).items()}
 
@@ -173,11 +125,19 @@ def evaluate_model(
     """Sums of scores of one more model, keys `name/sum...`; on the windows and the sampling noise of `evaluate`'s."""
     examples, _ = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
     generator = torch_generator(stream(0, "samples", data.name, part))
-    tally = _Tally(data, scenario)
+    kinds = _kinds(data, scenario, part, len(examples)) if samples else None
+    tally = Tally(data, scenario, kinds=kinds)
     for rows in _batches(examples):
         some = examples.rows(rows)
-        tally.add(some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator))
+        tally.add(rows, some, *_forecast(model, some, scenario, samples=samples, device=device, generator=generator))
     return tally.sums(name)
+
+
+def _kinds(data: ClientData, scenario: Scenario, part: Part, windows: int) -> NDArray[np.str_] | None:
+    """[windows] what each window of `held_out` hides, where a task hides this in one and that in another."""
+    if len(mask_kinds(scenario.task)) < 2:
+        return None
+    return drawn_kinds(scenario.task, windows, stream(0, "held-out", data.name, part))
 
 
 def _batches(examples: Examples) -> Iterator[slice]:
@@ -193,19 +153,21 @@ def _forecast(
     samples: int,
     device: torch.device,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor | None]:
-    on_device = some.to(device)
-    point = point_forecast(model, on_device, scenario.diffusion).cpu()
+) -> tuple[Tensor, Tensor | None, Law | None]:
+    """Point forecast, samples, and the law that these are drawn from, where it has a closed form."""
+    on_device, diffusion = some.to(device), scenario.diffusion
+    point = point_forecast(model, on_device, diffusion).cpu()
     if not samples:
-        return point, None
-    return point, sample(model, on_device, count=samples, diffusion=scenario.diffusion, generator=generator).cpu()
+        return point, None, None
+    drawn = sample(model, on_device, count=samples, diffusion=diffusion, generator=generator).cpu()
+    return point, drawn, exact_law(model, on_device, diffusion)
 
 
 _climatologies: WeakKeyDictionary[ClientData, Climatology] = WeakKeyDictionary()
 
 
 def _score_climatology(
-    tally: _Tally,
+    tally: Tally,
     data: ClientData,
     scenario: Scenario,
     examples: Examples,
@@ -235,52 +197,7 @@ def _score_climatology(
             torch.from_numpy(slot[steps[rows]]),
         )
         drawn = table.sample(*cell, count=samples, generator=generator) if samples else None
-        tally.add(some, table.point(*cell), drawn)
-
-
-def metrics_of(sums: Mapping[str, float], names: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Model -> metric -> value from the sums of `evaluate`; a metric that nothing was scored for is left out."""
-    wanted = list(names)
-    plain, distant = [n for n in wanted if n in METRICS], [n for n in wanted if n in DISTANCES]
-    out: dict[str, dict[str, float]] = {}
-    for model, one in scores(sums).items():
-        own = {key.partition("/")[2]: value for key, value in sums.items() if key.startswith(f"{model}/")}
-        out[model] = one.finalize(plain) | Distances.from_dict(own).finalize(distant)
-    return out
-
-
-def closed_sums(truth: Tensor, band: JointBand, target: Tensor, unit_scale: Tensor) -> dict[str, float]:
-    """The sums of a `Score` that a one-round model's forecast has in closed form, in place of those from samples.
-
-    Args:
-        truth: [B, L, C] physical units; read at targets only.
-        band: the forecast.
-        target: [B, L, C] bool.
-        unit_scale: [C]: the client's training standard deviation.
-    """
-    unit = unit_scale.double().expand(truth.shape)[target]  # [n]
-    y, centre, spread = (x[target].double() for x in (truth, band.point, TAIL_SCALE * band.stddev))
-    level = torch.tensor(PINBALL_LEVELS, dtype=torch.float64)[:, None]
-    under = y - (centre + spread * torch.from_numpy(stdtrit(TAIL_DOF, level.numpy())))  # [levels, n]
-    loss = torch.maximum(level * under, (level - 1.0) * under).mean(dim=0)
-    error = (y - centre).abs()
-    sums = {
-        "crps": (crps_student(centre, spread, y) / unit).sum(),
-        "covered50": (error <= float(stdtrit(TAIL_DOF, 0.75)) * spread).sum(),
-        "covered90": (error <= float(stdtrit(TAIL_DOF, 0.95)) * spread).sum(),
-        "pinball": (loss / unit).sum(),
-        "raw_pinball": loss.sum(),
-    }
-    return {name: float(value) for name, value in sums.items()}
-
-
-def scores(sums: Mapping[str, float]) -> dict[str, Score]:
-    """The sums of `evaluate`, by model, without the sketches of distances."""
-    names = {key.partition("/")[0] for key in sums}
-    return {
-        name: Score.from_dict({k.partition("/")[2]: v for k, v in sums.items() if k.startswith(f"{name}/")})
-        for name in sorted(names)
-    }
+        tally.add(rows, some, table.point(*cell), drawn)
 
 
 def join_owners(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:

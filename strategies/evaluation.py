@@ -15,6 +15,7 @@ from fedpriv.data.clients import owners
 from fedpriv.messages import BudgetReply
 from fedpriv.releases import evaluated_rounds, planned
 from fedpriv.reports.folder import RunFolder
+from fedpriv.tallies import metrics_of, model_and_split
 from strategies.accounts import ask_budgets
 from strategies.base import FederatedStrategy
 from strategies.progress import Listener, Progress
@@ -102,10 +103,11 @@ class Evaluation:
     def _score_rows(self, scores: Sequence[Scores], part: str, number: int) -> list[Row]:
         names = self._scenario.evaluation.metrics
         exact = [
-            _row(number, client, part, model, metric, value)
+            _row(number, client, split, model, metric, value)
             for one in scores
             for client, sums in evaluation.by_owner(one.client, one.sums, owners(self._scenario)).items()
-            for model, values in evaluation.metrics_of(sums, names).items()
+            for whose, values in metrics_of(sums, names).items()
+            for model, split in [model_and_split(whose, part)]
             for metric, value in values.items()
         ]
         noisy = [

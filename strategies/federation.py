@@ -308,7 +308,7 @@ class _Federation:
         rows = self.evaluation.run("test", state.round)
         missing = [score.client for score in self.strategy.scores if not score.sums and not score.withheld]
         silent = {member.client for member in self.strategy.members} - {s.client for s in self.strategy.scores}
-        final = [row for row in rows if row["split"] == "test"]
+        final = [row for row in rows if str(row["split"]).startswith("test")]
         self.folder.write_metrics([{k: v for k, v in row.items() if k != "round"} for row in final])
         self.folder.flush()
         if self.simulated and (missing or silent):

@@ -147,7 +147,8 @@ def error_ratio(rows: Sequence[Mapping[str, object]]) -> float | None:
     """Mean squared error of the federated model over that of seasonal naive, both means over clients."""
     totals = {"federated": 0.0, "seasonal-naive": 0.0}
     for row in rows:
-        if row.get("metric") == "mse" and row.get("model") in totals:
+        whole = row.get("split") in (None, "validation", "test")  # not those of one kind of windows alone
+        if row.get("metric") == "mse" and row.get("model") in totals and whole:
             totals[str(row["model"])] += float(str(row["value"]))
     ours, naive = totals["federated"], totals["seasonal-naive"]
     return ours / naive if ours > 0 and naive > 0 else None

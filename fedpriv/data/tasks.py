@@ -47,19 +47,43 @@ def task_masks(task: TaskConfig, observed: Tensor, rng: PrivacyRng) -> Tensor:
         rng: a simulation's stream or the operating system's.
     """
     batch, length, channels = observed.shape
-    hidden = np.zeros((batch, length), dtype=bool)
-    hidden[:, max(length - task.horizon, 0) :] = True
-    if task.kind != "forecast" and batch:
-        draws = rng.random(batch * (_HEAD_DRAWS + length)).reshape(batch, _HEAD_DRAWS + length)
-        masks = _imputation_masks(task, draws, length)
-        if task.kind == "mixed":
-            masks = np.where(draws[:, :1] < 0.5, hidden, masks)
-        hidden = masks
+    hidden, _ = _drawn_masks(task, batch, length, rng)
     return torch.from_numpy(hidden)[:, :, None].expand(batch, length, channels)
 
 
-def _imputation_masks(task: TaskConfig, draws: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
-    """[B, L] masks from [B, 4 + L] uniforms: column 1 picks the family, 2 and 3 its sizes, the rest the order."""
+def mask_kinds(task: TaskConfig) -> tuple[str, ...]:
+    """The kinds of masks that a task draws from: forecast, random, block, stride, gap."""
+    families = _FAMILIES[:_OF_ANY] if task.mask == "any" else (task.mask,)
+    return {"forecast": ("forecast",), "imputation": families, "mixed": ("forecast", *families)}[task.kind]
+
+
+def drawn_kinds(task: TaskConfig, batch: int, rng: PrivacyRng) -> NDArray[np.str_]:
+    """[B] which of `mask_kinds` each row of `task_masks` is, for a stream in the same state."""
+    return _drawn_masks(task, batch, task.window, rng)[1]
+
+
+def _drawn_masks(
+    task: TaskConfig, batch: int, length: int, rng: PrivacyRng
+) -> tuple[NDArray[np.bool_], NDArray[np.str_]]:
+    """[B, L] masks and [B] their kinds. No draw for forecasts."""
+    hidden = np.zeros((batch, length), dtype=bool)
+    hidden[:, max(length - task.horizon, 0) :] = True
+    kinds = np.full(batch, "forecast")
+    if task.kind == "forecast" or not batch:
+        return hidden, kinds
+    draws = rng.random(batch * (_HEAD_DRAWS + length)).reshape(batch, _HEAD_DRAWS + length)
+    masks, family = _imputation_masks(task, draws, length)
+    if task.kind == "imputation":
+        return masks, family
+    ahead = draws[:, 0] < 0.5
+    return np.where(ahead[:, None], hidden, masks), np.where(ahead, kinds, family)
+
+
+def _imputation_masks(
+    task: TaskConfig, draws: NDArray[np.float64], length: int
+) -> tuple[NDArray[np.bool_], NDArray[np.str_]]:
+    """[B, L] masks and [B] families from [B, 4 + L] uniforms: column 1 picks the family, 2 and 3 its sizes, the rest
+    the order."""
     pick, size, place = draws[:, 1:2], draws[:, 2:3], draws[:, 3:4]
     if task.mask == "any":
         family = np.minimum((pick * _OF_ANY).astype(np.int64), _OF_ANY - 1)
@@ -86,7 +110,7 @@ def _imputation_masks(task: TaskConfig, draws: NDArray[np.float64], length: int)
     wide = np.minimum(hide, max(1, length - 2)).astype(np.int64)
     first = _integer(place, min(1, length - 1), np.maximum(length - 1 - wide, min(1, length - 1)))
     gap = (step >= first) & (step < first + wide)
-    return np.choose(family, [random, block, striped, gap])
+    return np.choose(family, [random, block, striped, gap]), np.array(_FAMILIES)[family[:, 0]]
 
 
 def _integer(

@@ -15,15 +15,17 @@ gets a random scale (`fedpriv.coherence`): post-processing, with transformer or 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fedpriv.coherence import TAIL_DOF, TAIL_SPREAD, Coherence, tail_factors
+from fedpriv.coherence import TAIL_DOF, TAIL_SCALE, TAIL_SPREAD, Coherence, tail_factors
 from fedpriv.config import DiffusionConfig
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
+from fedpriv.laws import Law
 from fedpriv.schedule import Schedule, make_schedule
 
 CHUNK = 1 << 15  # entries of [rows, H, C] that go through the denoiser at a time: its work stays in the cache
@@ -159,6 +161,30 @@ def sample(
         out[:, start : start + len(some)] = physical(some, whole, unit)
         start += len(some)
     return out
+
+
+@torch.no_grad()
+def exact_law(model: GaussianDenoiser, examples: Examples, diffusion: DiffusionConfig) -> Law | None:
+    """The law of each entry of `sample`, physical units, on the CPU; None where a transformer makes it.
+
+    After a warm start it is a t but for the limit of `tail_factors` on the scale of a window.
+    """
+    if model.run_transformer:
+        return None
+    before = model.span.start
+    centres: list[Tensor] = []
+    spreads: list[Tensor] = []
+    for plain in _chunks(examples, 1):
+        some, unit, _ = referenced(model, plain, diffusion.data_scale)
+        mean = model.estimator(some, 1, diffusion).mean  # [b, H, C]
+        stddev = model.stddev()[None, :, None].expand(mean.shape)
+        whole, spread = (torch.nn.functional.pad(x, (0, 0, before, 0)) for x in (mean, stddev))  # [b, L, C]
+        spread = spread / TAIL_SPREAD * TAIL_SCALE if model.reference else spread
+        centres.append(physical(some, whole, unit).cpu())
+        spreads.append((unit * spread * some.target.float() * some.scale).cpu())
+    if not centres:
+        return None
+    return Law(torch.cat(centres), torch.cat(spreads), TAIL_DOF if model.reference else math.inf)
 
 
 def _chunks(examples: Examples, times: int, *, hidden: int = 0) -> list[Examples]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedpriv.coherence import TAIL_DOF, Coherence, tail_factors
+from fedpriv.coherence import TAIL_DOF, TAIL_SCALE, Coherence, tail_factors
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
+from fedpriv.laws import Law
 
 SPREAD_FLOOR = 1e-3  # least band width, in normalised units
 
@@ -36,6 +37,11 @@ class Band:
         noise = torch.randn(count, *self.point.shape, generator=generator, device=generator.device)
         return self.point + self.stddev * noise.to(self.point.device)
 
+    @property
+    def law(self) -> Law:
+        """Of every entry by itself: what `sample` draws from."""
+        return Law(self.point, self.stddev)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointBand(Band):
@@ -56,6 +62,11 @@ class JointBand(Band):
         white = torch.randn(shape, generator=generator, device=generator.device).to(self.point)
         noise = self.coherence.colour(white[:, :, :length]) * tail_factors(white[:, :, length:])
         return self.point + self.stddev * noise.transpose(0, 1)
+
+    @property
+    def law(self) -> Law:
+        """Of every entry by itself: what `sample` draws from, but for its limit on the scale of a window."""
+        return Law(self.point, TAIL_SCALE * self.stddev, TAIL_DOF)
 
 
 def seasonal_naive(examples: Examples, *, period: int) -> Band:

@@ -23,11 +23,10 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from scipy import special
 from scipy.optimize import nnls
 from torch import Tensor
 
-from fedpriv.coherence import TAIL_DOF, Coherence, Group, correlation_factor
+from fedpriv.coherence import Coherence, Group, correlation_factor
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
 from fedpriv.models.baselines import JointBand
@@ -209,22 +208,6 @@ def _factor(matrix: Tensor) -> Tensor:
         if jitter > 1.0:
             raise InputError("a covariance is not positive definite; nothing was computed.")
         jitter = max(_JITTER, jitter * 10.0)
-
-
-def crps_student(location: Tensor, scale: Tensor, truth: Tensor, dof: float = TAIL_DOF) -> Tensor:
-    """CRPS of location + scale * t at truth, same shape, t of Student's law; |truth - location| where scale is 0.
-
-    With `dof` above 1. Jordan, Kruger & Lerch 2019 (Journal of Statistical Software 90), appendix A.
-    """
-    safe = scale.clamp(min=torch.finfo(scale.dtype).tiny)
-    z = ((truth - location) / safe).clamp(-1e6, 1e6)
-    below = torch.from_numpy(special.stdtr(dof, z.numpy()))
-    constant = math.exp(-special.betaln(0.5, dof / 2.0)) / math.sqrt(dof)
-    density = constant * (1.0 + z.square() / dof) ** (-(dof + 1.0) / 2.0)
-    spread = 2.0 * math.sqrt(dof) / (dof - 1.0) * special.beta(0.5, dof - 0.5) / special.beta(0.5, dof / 2.0) ** 2
-    value = safe * (z * (2.0 * below - 1.0) + 2.0 * density * (dof + z.square()) / (dof - 1.0) - spread)
-    far = (truth - location).abs() > 1e5 * safe  # there the distance is all that counts
-    return torch.where(far, (truth - location).abs() - safe * spread, value)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fedpriv.reports.atomic import write_json, write_text
 from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.label_card import promise_rows
 from fedpriv.reports.numbers import number, rung, small
-from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView, answer
+from fedpriv.reports.tables import FEDERATED, KINDS, METRICS, MODELS, SHARES, RunView, answer
 from fedpriv.trained import longest_run, refusal
 
 _METRICS = ("mse", "mae", "nmae", "crps", "coverage90")
@@ -110,6 +110,7 @@ def build_card(view: RunView, facts: ModelFacts) -> dict[str, Any]:
         },
         "split": view.split,
         "metrics": view.averages(),
+        "metrics_by_hidden": {kind: view.averages(kind) for kind in view.kinds()},
         "limits": limits(view, facts),
         "rounds": {"done": view.folder.last_round, "planned": scenario.federation.rounds},
         "scenario_digest": scenario.digest(),
@@ -250,10 +251,18 @@ def _scores(card: Mapping[str, Any]) -> str:
         for model, values in metrics.items()
     ]
     head = ("mean over clients", *(METRICS[name] for name in present))
-    return (
+    text = (
         f"On the {card['split']} part of the training clients' calendars, which training never saw. MSE, MAE and CRPS "
         f"are of values scaled by each client's standard deviation.\n\n{_table(head, rows)}"
     )
+    apart: Mapping[str, Mapping[str, Mapping[str, float]]] = card["metrics_by_hidden"]
+    if not apart:
+        return text
+    rows = [
+        (MODELS.get(model, model), *(_score("mse", found.get(model, {}).get("mse")) for found in apart.values()))
+        for model in metrics
+    ]
+    return f"{text}\n\n{_table(('MSE by what was hidden', *(KINDS[kind] for kind in apart)), rows)}"
 
 
 def _score(name: str, value: float | None) -> str:

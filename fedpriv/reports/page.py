@@ -26,6 +26,7 @@ from fedpriv.reports.page_tables import (
     client_table,
     differences_table,
     facts,
+    kinds_table,
     percent,
     personal_table,
 )
@@ -82,6 +83,7 @@ def render(view: RunView) -> str:
         differences=differences_table(card[0]) if card is not None else None,
         differences_note=heterogeneity.NOTE,
         averages=averages_table(view),
+        by_kind=kinds_table(view),
         by_client=client_table(view),
         captions=_captions(view),
         diagnostics=diagnostics_table(view.folder.path),

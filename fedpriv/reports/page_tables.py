@@ -13,7 +13,7 @@ from fedpriv.reports import heterogeneity
 from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.numbers import at_most, number
 from fedpriv.reports.personal import pairs
-from fedpriv.reports.tables import FEDERATED, METRICS, MODELS, SHARES, RunView
+from fedpriv.reports.tables import FEDERATED, KINDS, METRICS, MODELS, SHARES, RunView
 
 DATASETS = {"eia930": "eia930", "pjm": "pjm", "ett": "ett", "sgsc": "sgsc10"}  # source -> registry
 
@@ -34,6 +34,25 @@ def averages_table(view: RunView) -> Grid:
         for model in averages
     ]
     return Grid(heads, rows)
+
+
+def kinds_table(view: RunView) -> Grid:
+    """Errors of every model by what a window hides, averaged over clients; empty where all hide the same."""
+    kinds = view.kinds()
+    by_kind = {kind: view.averages(kind) for kind in kinds}
+    shown = [
+        name for name in ("mse", "crps") if any(name in row for found in by_kind.values() for row in found.values())
+    ]
+    heads = [Head("Model")]
+    heads += [Head(f"{METRICS[name]}, {KINDS[kind]}", _TITLES[name]) for kind in kinds for name in shown]
+    rows = [
+        [
+            Cell(MODELS.get(model, model)),
+            *(_metric_cell(name, by_kind[kind].get(model, {}).get(name)) for kind in kinds for name in shown),
+        ]
+        for model in view.models()
+    ]
+    return Grid(heads, rows if kinds else [])
 
 
 def client_table(view: RunView) -> Grid:

@@ -50,6 +50,15 @@ METRICS = {
 SHARES = frozenset({"nmae", "mape", "wql", "coverage50", "coverage90"})  # shown in per cent
 UNITS = ("reading", "day", "week", "month", "meter")
 
+KINDS = {
+    "forecast": "the horizon",
+    "random": "single steps",
+    "block": "the window's end",
+    "stride": "blocks at a stride",
+    "gap": "steps in a row",
+}
+"""What a window may hide (`fedpriv.data.tasks.mask_kinds`), in words."""
+
 # The only metrics that the page may show over rounds. A list of what is allowed, so that a clip fraction or a
 # gradient norm that somebody wrote down by mistake cannot reach the page of a private run.
 SHOWN = frozenset({*METRICS, "epsilon", "epsilon_nominal"})
@@ -132,12 +141,13 @@ class RunView:
         splits = {str(row["split"]) for row in self.final}
         return "test" if "test" in splits or not splits else sorted(splits)[-1]
 
-    def scores(self) -> Scores:
-        """Client -> model -> metric -> value of the final table."""
+    def scores(self, kind: str = "") -> Scores:
+        """Client -> model -> metric -> value of the final table; of one of `kinds` alone, if named."""
         out: Scores = {}
+        split = f"{self.split}-{kind}" if kind else self.split
         for row in self.final:
             value = row["value"]
-            if row["split"] == self.split and row["metric"] in SHOWN and value is not None and row["client"]:
+            if row["split"] == split and row["metric"] in SHOWN and value is not None and row["client"]:
                 out.setdefault(row["client"], {}).setdefault(row["model"], {})[row["metric"]] = float(value)
         return out
 
@@ -146,16 +156,23 @@ class RunView:
         found = {model for models in self.scores().values() for model in models}
         return [*(name for name in MODELS if name in found), *sorted(found - set(MODELS))]
 
-    def averages(self) -> dict[str, dict[str, float]]:
-        """Model -> metric -> plain mean over clients."""
+    def averages(self, kind: str = "") -> dict[str, dict[str, float]]:
+        """Model -> metric -> plain mean over clients; of the windows that hide one of `kinds` alone, if named."""
         collected: dict[str, dict[str, list[float]]] = {}
-        for models in self.scores().values():
+        for models in self.scores(kind).values():
             for model, metrics in models.items():
                 for metric, value in metrics.items():
                     collected.setdefault(model, {}).setdefault(metric, []).append(value)
         return {
-            model: {metric: fmean(values) for metric, values in collected[model].items()} for model in self.models()
+            model: {metric: fmean(values) for metric, values in collected[model].items()}
+            for model in self.models()
+            if model in collected
         }
+
+    def kinds(self) -> list[str]:
+        """What the windows hid, where one hides this and another that; in the order of `KINDS`."""
+        found = {str(row["split"]).removeprefix(f"{self.split}-") for row in self.final} - {self.split}
+        return [kind for kind in KINDS if kind in found]
 
     def compare(self, metric: str = "mse", baseline: str = NAIVE) -> Comparison | None:
         """Federated against `baseline`; None when no client has both scores."""

@@ -232,6 +232,11 @@ comes from the operating system, as in a deployment.</p></div>{% endif %}
 <p class="sub">Every client counts the same, whatever its size. Less is better, except for coverage, which should be
 90 %. Climatology, made of private means without noise, exists in simulation only.</p></div>
 </div>
+{% if by_kind.rows %}
+<h3>By what was hidden</h3>
+<p class="sub">One model for all: each held-out window hides one of these. Means over clients, {{ split }} part.</p>
+{{ table(by_kind, 'plain') }}
+{% endif %}
 <h3>Each client</h3>
 <p class="sub">Click a heading to sort. Green: less error than seasonal naive. Orange: more.</p>
 {{ table(by_client, 'sortable client') }}

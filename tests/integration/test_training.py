@@ -13,10 +13,10 @@ from fedpriv.config import OptimizerConfig, Scenario
 from fedpriv.data.clients import load_client
 from fedpriv.data.roster import roster
 from fedpriv.errors import InputError
-from fedpriv.evaluation import scores
 from fedpriv.mechanisms import make_recipe
 from fedpriv.privacy.optimizers import make_optimizer
 from fedpriv.resolving import resolve
+from fedpriv.tallies import scores
 from fedpriv.training import LocalWorker, pick_device
 
 SMALL = {

@@ -18,9 +18,10 @@ from fedpriv.data.clients import load_client
 from fedpriv.data.tasks import make_examples
 from fedpriv.data.windows import cut, even_starts
 from fedpriv.examples import Examples
+from fedpriv.laws import crps_student
 from fedpriv.models.baselines import Band, JointBand, seasonal_naive
 from fedpriv.models.designs import ProfileDesign
-from fedpriv.models.gaussian import GaussianBaseline, crps_student
+from fedpriv.models.gaussian import GaussianBaseline
 from fedpriv.models.ridge import RidgeBaseline
 from fedpriv.privacy.clippers import make_clipper
 from fedpriv.privacy.statistics import EveryWindow, StatisticsMechanism, calibrate_release
@@ -61,7 +62,7 @@ def scores(band: Band, examples: Examples, unit: float) -> tuple[float, float, f
     truth, hit = examples.values * examples.scale + examples.loc, examples.target
     error, spread = ((truth - band.point) / unit)[hit], (band.stddev / unit)[hit]
     if isinstance(band, JointBand):
-        crps = crps_student(torch.zeros_like(error), TAIL_SCALE * spread, error)
+        crps = crps_student(torch.zeros_like(error), TAIL_SCALE * spread, error, TAIL_DOF)
         width = TAIL_SCALE * float(stats.t.ppf(0.95, TAIL_DOF)) * spread
     else:
         crps = scoringrules.crps_normal(error.numpy(), 0.0, spread.numpy())

@@ -69,7 +69,8 @@ def test_a_run_that_is_one_round(tiny, kind):
     run = simulate(tiny(kind, model__kind=kind, **WEEK), engine="inline")
     assert run.status["status"] == "done"
     assert len(scores(run, kind)) == 3
-    np.testing.assert_allclose(scores(run, kind), scores(run, "federated"), rtol=1e-4)  # it is the model
+    for metric in ("mse", "crps", "coverage90"):  # it is the model, and both are scored by its law, not by samples
+        np.testing.assert_allclose(scores(run, kind, metric), scores(run, "federated", metric), rtol=1e-4)
     assert 7.9 < run.label["max_epsilon"] <= 8.0
     assert [(r["release"], r["model"]) for r in run.label["side_releases"]] == [("statistics", kind)]
     assert run.label["ladder"]["day"] > run.label["ladder"]["reading"]
@@ -82,6 +83,29 @@ def test_a_run_that_is_one_round(tiny, kind):
     trained = Trained.load(run.path)
     assert trained.model.reference is not None
     assert trained.model.reference.kind == kind
+
+
+def test_a_model_of_many_tasks_is_scored_task_by_task(tiny):
+    scenario = tiny("mixed", task__kind="mixed", evaluation__windows=24, personal__kind="local", personal__steps=1)
+    run = simulate(scenario, engine="inline")
+    rows = run.metrics
+    final = rows[(rows["metric"] == "mse") & (rows["round"] == 6)]
+    kinds = ("forecast", "random", "block", "stride")
+    assert set(final["split"]) == {"validation", "test", *(f"test-{kind}" for kind in kinds)}
+    for model in ("federated", "personal", "gaussian", "seasonal-naive", "linear-interpolation", "climatology"):
+        found = final[final["model"] == model]
+        parts = [found[found["split"] == f"test-{kind}"]["value"].mean() for kind in kinds]
+        whole = found[found["split"] == "test"]["value"].mean()
+        assert len(parts) == 4 and min(parts) < whole < max(parts), model
+    page = (run.path / "report.html").read_text()
+    assert "By what was hidden" in page and "MSE, blocks at a stride" in page and "CRPS, the horizon" in page
+    card = json.loads((run.path / "model.json").read_text())
+    assert list(card["metrics_by_hidden"]) == list(kinds)
+    assert card["metrics_by_hidden"]["random"]["federated"]["mse"] > 0
+    assert "MSE by what was hidden" in (run.path / "model_card.md").read_text()
+    # what a run says first is about all windows together
+    assert run.metrics[run.metrics["split"] == "test"]["value"].notna().all()
+    assert "on the test part" in (run.path / "model_card.md").read_text()
 
 
 def test_a_warm_start_survives_a_resume_and_asks_once(tiny, run_inline, kept, monkeypatch):

@@ -8,7 +8,14 @@ import torch
 from fedpriv.config import DataConfig, TaskConfig
 from fedpriv.data.client_data import ClientData, client_data
 from fedpriv.data.sources.base import Parts, Series
-from fedpriv.data.tasks import NORMALISED_LIMIT, make_examples, seasonal_baseline, task_masks
+from fedpriv.data.tasks import (
+    NORMALISED_LIMIT,
+    drawn_kinds,
+    make_examples,
+    mask_kinds,
+    seasonal_baseline,
+    task_masks,
+)
 from fedpriv.data.windows import (
     CALENDAR_FEATURES,
     Windows,
@@ -345,6 +352,25 @@ def test_any_and_mixed_use_all_families():
     mixed = masks(kind="mixed", mask="random", batch=900)
     forecast = (mixed == (np.arange(192) >= 168)).all(axis=1)
     assert 0.44 < forecast.mean() < 0.56
+
+
+SHAPES = {
+    "forecast": lambda row: row[-24:].all() and row.sum() == 24,
+    "random": lambda row: 19 <= row.sum() <= 96,
+    "block": lambda row: row[-row.sum() :].all() and 24 <= row.sum() <= 96,
+    "stride": lambda row: (np.diff(np.pad(row.astype(int), 1)) == 1).sum() in (4, 5, 6, 7, 8),
+    "gap": lambda row: (np.diff(np.pad(row.astype(int), 1)) == 1).sum() == 1 and not row[0] and not row[-1],
+}
+
+
+@pytest.mark.parametrize("kind", ["forecast", "imputation", "mixed"])
+@pytest.mark.parametrize("mask", ["random", "block", "stride", "gap", "any"])
+def test_kinds_are_those_of_the_masks(kind, mask):
+    task = TaskConfig(kind=kind, mask=mask)
+    found = drawn_kinds(task, 300, stream(1, "mask"))
+    assert set(found) == set(mask_kinds(task))
+    for row, name in zip(masks(batch=300, kind=kind, mask=mask), found, strict=True):
+        assert SHAPES[str(name)](row), name
 
 
 @pytest.mark.parametrize("mask", ["random", "block", "stride", "gap", "any"])

@@ -10,8 +10,9 @@ import torch
 from fedpriv.config import Scenario
 from fedpriv.data.clients import load_client
 from fedpriv.data.roster import roster
-from fedpriv.evaluation import CLIMATOLOGY, evaluate, metrics_of
+from fedpriv.evaluation import CLIMATOLOGY, evaluate
 from fedpriv.models.climatology import fit_climatology
+from fedpriv.tallies import metrics_of
 from fedpriv.training import LocalWorker
 
 SLOTS = 4

@@ -15,7 +15,7 @@ from fedpriv.coherence import TAIL_DOF, TAIL_SCALE
 from fedpriv.errors import InputError
 from fedpriv.examples import Examples
 from fedpriv.models.designs import ProfileDesign
-from fedpriv.models.gaussian import GaussianBaseline, GaussianModel, StackedDesign, crps_student, public_kernels
+from fedpriv.models.gaussian import GaussianBaseline, GaussianModel, StackedDesign, public_kernels
 from fedpriv.models.ridge import RidgeBaseline, RidgeModel
 
 LENGTH, PERIOD = 20, 8
@@ -175,15 +175,6 @@ def test_border() -> None:
         baseline.fit(torch.zeros(baseline.size), stddev=math.nan)
     with pytest.raises(InputError, match="do not fit"):
         random_model().forecast(wrap(torch.zeros(1, 5, 1), torch.ones(1, 5, 1, dtype=torch.bool)))
-
-
-def test_crps_degenerates_to_the_absolute_error() -> None:
-    one = torch.ones(3, dtype=torch.float64)
-    torch.testing.assert_close(
-        crps_student(one * 2, one * 0, torch.tensor([2.0, 5.0, -1.0]).double()), torch.tensor([0.0, 3.0, 3.0]).double()
-    )
-    far = crps_student(one * 0, one * 1e-9, one)
-    torch.testing.assert_close(far, one, rtol=1e-6, atol=1e-6)
 
 
 def test_a_stacked_design_takes_the_forecast_as_an_input() -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 from fedpriv.coherence import TAIL_DOF, TAIL_SCALE
 from fedpriv.diffusion import point_forecast, sample
 from fedpriv.diffusion import sampling as module
+from fedpriv.diffusion.sampling import exact_law
 from fedpriv.errors import InputError
 from fedpriv.models import build_denoiser
 from fedpriv.models.gaussian import GaussianModel, toeplitz
@@ -114,6 +115,34 @@ def test_a_warm_start_draws_from_its_own_posterior(small, windows, solver, train
         spread = np.quantile(np.abs(error), [0.5, 0.9], axis=0)
         law = TAIL_SCALE * stats.t.ppf([0.75, 0.95], TAIL_DOF)[:, None] * size.numpy()
         np.testing.assert_allclose(spread, law, rtol=0.1 if solver == "ddpm" else 0.07)
+
+
+@pytest.mark.parametrize("kind", ["forecast", "imputation"])
+@pytest.mark.parametrize(("warm", "guidance"), [(False, 1.0), (True, 1.0), (False, 2.5)])
+def test_the_exact_law_is_that_of_the_samples(small, windows, kind, warm, guidance):
+    scenario = small.override(
+        {"task.kind": kind, "diffusion.condition_dropout": 0.1, "diffusion.guidance": guidance, "model.depth": 0}
+    )
+    model, examples = _build(scenario), windows(2, scenario)
+    if warm:
+        gaussian = GaussianModel(torch.zeros(32).double(), toeplitz(0.95 ** torch.arange(32).double()))
+        model.reference = Reference("gaussian", gaussian, torch.zeros(0))
+    law = exact_law(model, examples, scenario.diffusion)
+    drawn = _draw(model, examples, scenario, count=4000)
+    assert law is not None and torch.equal(law.centre[examples.given], drawn[0][examples.given])
+    target = examples.target
+    assert (law.spread[~target] == 0).all() and (law.spread[target] > 0).all()
+    if guidance == 1.0:
+        torch.testing.assert_close(law.centre, point_forecast(model, examples, scenario.diffusion))
+    standard = (drawn[:, target] - law.centre[target]) / law.spread[target]
+    for level in (0.05, 0.25, 0.5, 0.75, 0.95):
+        below = (standard <= law.standard_quantile(level)).double().mean(dim=0)
+        assert (below - level).abs().max() < 5.5 * math.sqrt(level * (1 - level) / 4000)
+
+
+def test_a_transformer_has_no_exact_law(small, windows):
+    scenario = small.override({"model.trainable": "all"})
+    assert exact_law(_build(scenario), windows(2, scenario), scenario.diffusion) is None
 
 
 def test_chunks_do_not_change_the_point_forecast(small, windows, monkeypatch):
