@@ -61,13 +61,13 @@ def scores_of(trained: Trained, changes: Mapping[str, object], windows: int, sam
             one = slice(i, i + 1)
             rows.append(score(truth[one], point[one], drawn[:, one], some.target[one], scale).finalize(METRICS))
         for name in METRICS:
-            found[name].append([row[name] for row in rows])
+            found[name].append([row.get(name, np.nan) for row in rows])  # nan: nothing of the window was read
     return {name: np.array(values) for name, values in found.items()}
 
 
 def change(ours: NDArray, plain: NDArray) -> tuple[float, float]:
     """Mean change relative to `plain`'s mean and half the width of its 95 % interval, from [clients, windows]."""
-    apart = (ours - plain).mean(axis=0) / plain.mean()
+    apart = np.nanmean(ours - plain, axis=0) / np.nanmean(plain)
     half = stats.t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart))
     return float(apart.mean()), float(half)
 
