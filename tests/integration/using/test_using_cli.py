@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedpriv.cli import main, use
+from fedpriv.cli import main, use_options
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -172,10 +172,10 @@ def test_sampling_is_changed_by_its_keys_alone(filler, gappy, write_table, tmp_p
             assert said in capsys.readouterr().err and not (tmp_path / "no.csv").exists()
 
 
-@pytest.mark.parametrize("text", [use.FORECAST, use.IMPUTE], ids=["forecast", "impute"])
+@pytest.mark.parametrize("text", [use_options.FORECAST, use_options.IMPUTE], ids=["forecast", "impute"])
 def test_every_example_of_the_help_runs(forecaster, filler, load, gappy, text, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    impute = text is use.IMPUTE
+    impute = text is use_options.IMPUTE
     (gappy if impute else load).to_csv("load.csv")
     load.to_csv("north.csv")
     fine = load if impute else load.resample("15min").interpolate()
