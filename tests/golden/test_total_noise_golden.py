@@ -1,7 +1,10 @@
 """What a run with a side query costs (papers spec B.6, B.7): the epsilon of the TOTAL sigma, never of what is left."""
 
+import math
+
 import pytest
 from dp_accounting import dp_event
+from scipy import optimize, stats
 
 from fedpriv.config import PrivacyConfig
 from fedpriv.privacy.accounting import epsilon, rdp_epsilon
@@ -69,3 +72,32 @@ def test_the_split(name, options, sigma, left):
     assert made.rules.describe(sigma)["noise_multiplier_gradient"] == pytest.approx(
         made.rules.sigma_gradient(min(s for s, _ in made.rules.controller.noise(sigma)))
     )
+
+
+def central_limit(sigma: float, prob: float, steps: int) -> float:
+    """Epsilon by the limit theorem of Gaussian DP: mu = p sqrt(T (exp(1 / sigma^2) - 1)), then the exact Gaussian."""
+    mu = prob * math.sqrt(steps * math.expm1(sigma**-2))
+
+    def excess(eps):
+        return stats.norm.cdf(mu / 2 - eps / mu) - math.exp(eps) * stats.norm.cdf(-mu / 2 - eps / mu) - DELTA
+
+    return float(optimize.brentq(excess, 0.0, 50.0))
+
+
+# sigma, rate, steps, then epsilon by the central limit, by PLD and by RDP (papers spec B.12, which rounds up).
+LIMITS = [
+    (0.8, 0.0533, 300, 8.75, 9.95, 11.18),
+    (1.0, 0.0533, 500, 7.41, 8.09, 8.91),
+    (0.7, 0.00427, 16_406, 6.57, 7.10, 7.84),
+]
+
+
+@pytest.mark.parametrize(("sigma", "prob", "steps", "limit", "by_pld", "by_rdp"), LIMITS)
+def test_a_schedule_is_charged_by_composition_and_not_by_a_limit(sigma, prob, steps, limit, by_pld, by_rdp):
+    level = {"clipper": "dynamic", "clipper_options": {"c_final": 1.0, "sigma_final": 1.0}}
+    event = recipe(sigma, prob, steps, **level).event()
+    pld, rdp = (found(event, steps, DELTA, "add-remove") for found in (epsilon, rdp_epsilon))
+    assert pld == pytest.approx(by_pld, rel=0.002) and rdp == pytest.approx(by_rdp, rel=0.002)
+    # Negative control: the published calibration, which is no upper bound.
+    assert central_limit(sigma, prob, steps) == pytest.approx(limit, rel=0.002)
+    assert limit < pld < rdp
