@@ -128,7 +128,7 @@ def _measured(model: Denoiser, scenario: Scenario, steps: int, quantile: float) 
     generator = torch_generator(stream(scenario.run.seed, "calibration"))
     try:
         for name in roster(scenario).names:
-            examples, _ = held_out(load_client(scenario, name), scenario, part="validation", count=_WINDOWS)
+            examples, _, _ = held_out(load_client(scenario, name), scenario, part="validation", count=_WINDOWS)
             times.append(_pass(model, examples, scenario, schedule, generator))
     finally:
         for hook in hooks:

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedpriv.config import Scenario
 from fedpriv.data.client_data import ClientData
 from fedpriv.data.tasks import drawn_kinds, make_examples, mask_kinds, task_masks
-from fedpriv.data.windows import cut, day_steps, even_starts
+from fedpriv.data.windows import cut, day_steps, even_starts, held_starts
 from fedpriv.diffusion.sampling import exact_law, point_forecast, sample
 from fedpriv.examples import Examples
 from fedpriv.laws import Law
@@ -57,21 +57,32 @@ class Forecasts:
     unit: str
 
 
-def held_out(data: ClientData, scenario: Scenario, *, part: Part, count: int) -> tuple[Examples, NDArray[np.int64]]:
-    """`count` windows per meter, evenly spread over the part, as examples; and their first steps.
+def held_out(
+    data: ClientData, scenario: Scenario, *, part: Part, count: int, held: bool = False
+) -> tuple[Examples, NDArray[np.int64], NDArray[np.int64]]:
+    """`count` windows, as many of each meter, evenly spread over the part, as examples; their meters and first steps.
+
+    With `held` spread over what the client holds of a part that it mostly does not hold (simulation only: it follows
+    the gaps of the readings, so it is not for releases).
 
     The masks of an imputation task are a function of client and part, not of the run's seed: all runs are scored on
     the same entries.
     """
     span: slice = getattr(data, part)
-    starts = even_starts(span, scenario.task.window, max(1, count // data.num_meters))
-    meter = np.repeat(np.arange(data.num_meters), len(starts))
-    start = np.tile(starts, data.num_meters)
+    window, each = scenario.task.window, max(1, count // data.num_meters)
+    starts = [even_starts(span, window, each)] * data.num_meters
+    if held:
+        read = np.isfinite(data.values).any(axis=2)  # [M, T]
+        there = sum(len(held_starts(own, span, window, 1)) for own in read)  # meters with something to score
+        found = [held_starts(own, span, window, max(1, count // max(1, there))) for own in read]
+        starts = found if there else starts
+    meter = np.repeat(np.arange(data.num_meters), [len(own) for own in starts])
+    start = np.concatenate(starts)
     windows = cut(data, meter, start, scenario.task.window)
     rng = stream(0, "held-out", data.name, part)
     target = task_masks(scenario.task, windows.observed, rng)
     period = scenario.task.period or day_steps(data.step)
-    return make_examples(windows, target, period=period, scaling=scenario.data), start
+    return make_examples(windows, target, period=period, scaling=scenario.data), meter, start
 
 
 def evaluate(
@@ -88,7 +99,7 @@ def evaluate(
     Args:
         samples: forecasts drawn per window for CRPS and coverage; 0 scores the point forecast only.
     """
-    examples, start = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
+    examples, meter, start = held_out(data, scenario, part=part, count=scenario.evaluation.windows, held=True)
     generator = torch_generator(stream(0, "samples", data.name, part))
     period = scenario.task.period or day_steps(data.step)
     reference = () if model.reference is None else (model.reference.kind,)
@@ -108,7 +119,7 @@ def evaluate(
             band = make_baseline(name, some, period=period)
             drawn = band.sample(samples, generator) if samples else None
             tallies[name].add(rows, some, band.point, drawn, band.law)
-    _score_climatology(tallies[CLIMATOLOGY], data, scenario, examples, start, part=part, samples=samples)
+    _score_climatology(tallies[CLIMATOLOGY], data, scenario, examples, meter, start, part=part, samples=samples)
     return {key: value for name, tally in tallies.items() for key, value in tally.sums(name).items()}
 
 
@@ -123,7 +134,7 @@ def evaluate_model(
     device: torch.device,
 ) -> dict[str, float]:
     """Sums of scores of one more model, keys `name/sum...`; on the windows and the sampling noise of `evaluate`'s."""
-    examples, _ = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
+    examples, _, _ = held_out(data, scenario, part=part, count=scenario.evaluation.windows, held=True)
     generator = torch_generator(stream(0, "samples", data.name, part))
     kinds = _kinds(data, scenario, part, len(examples)) if samples else None
     tally = Tally(data, scenario, kinds=kinds)
@@ -171,6 +182,7 @@ def _score_climatology(
     data: ClientData,
     scenario: Scenario,
     examples: Examples,
+    meter: NDArray[np.int64],
     start: NDArray[np.int64],
     *,
     part: Part,
@@ -186,7 +198,6 @@ def _score_climatology(
         train = data.train
         table = fit_climatology(data.values[:, train], weekend=weekend[train], slot=slot[train], slots=slots)
         _climatologies[data] = table
-    meter = np.repeat(np.arange(data.num_meters), len(start) // data.num_meters)
     steps = start[:, None] + np.arange(scenario.task.window)  # [B, L]
     generator = torch_generator(stream(0, "climatology", data.name, part))
     for rows in _batches(examples):
@@ -226,7 +237,7 @@ def forecasts(
     device: torch.device,
 ) -> Forecasts:
     """`count` test windows of the first meter and channel with the model's forecast and its quantiles."""
-    examples, start = held_out(data, scenario, part="test", count=data.num_meters * (4 * count + 1))
+    examples, _, start = held_out(data, scenario, part="test", count=data.num_meters * (4 * count + 1), held=True)
     index = torch.arange(1, 4 * count, 4)[:count].clamp(max=len(examples) - 1)
     some = examples.rows(index).to(device)
     generator = torch_generator(stream(0, "pictures", data.name))

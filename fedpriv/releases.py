@@ -261,7 +261,7 @@ def make_metrics(
     """Noisy means of `SCORES` on held-out windows, each in [0, cap]. Reads private rows; paid for before."""
     sigma = scenario.privacy.release_metrics
     assert sigma is not None
-    examples, start = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
+    examples, meter, start = held_out(data, scenario, part=part, count=scenario.evaluation.windows)
     rows: list[torch.Tensor] = []
     for low in range(0, len(examples), _BATCH):
         some = examples.rows(slice(low, low + _BATCH))
@@ -271,11 +271,10 @@ def make_metrics(
         count = some.target.flatten(1).sum(dim=1).clamp(min=1)
         rows.append(torch.stack([error.square().sum(dim=1) / count, error.abs().sum(dim=1) / count], dim=1))
     unit, relation = _promise(data, scenario)
-    per_meter = len(start) // data.num_meters
     released = private_metrics(
         torch.cat(rows).numpy(),
         np.asarray(start, dtype=np.int64),
-        np.repeat(np.arange(data.num_meters, dtype=np.int64), per_meter),
+        np.asarray(meter, dtype=np.int64),
         window=scenario.task.window,
         cap=scenario.privacy.metrics_cap,
         noise_multiplier=sigma,

@@ -139,6 +139,28 @@ def even_starts(part: slice, length: int, count: int) -> NDArray[np.int64]:
     return part.start + (np.arange(count) * room // max(count - 1, 1)).astype(np.int64)
 
 
+_WHOLE = 0.95  # share of a window: less may be missing just where it is to be scored
+
+
+def held_starts(read: NDArray[np.bool_], part: slice, length: int, count: int) -> NDArray[np.int64]:
+    """The same where most of `part` is not held, as in a partition by calendar blocks: evenly spread over the windows
+    that were read nearly whole; empty if none was. Where half of all windows are like that, `even_starts`.
+
+    The choice follows the readings' gaps, so it is for scores that are simulation only, never for a release.
+
+    Args:
+        read: [T] bool, at which steps of the calendar something was read.
+    """
+    starts = np.arange(part.start, part.stop - length + 1)
+    before = np.concatenate([[0], np.cumsum(read)])
+    whole = starts[before[starts + length] - before[starts] >= _WHOLE * length] if len(starts) else starts
+    if 2 * len(whole) >= len(starts):
+        return even_starts(part, length, count)
+    if not len(whole):
+        return whole
+    return whole[np.unique(np.linspace(0, len(whole) - 1, min(count, len(whole))).round().astype(np.int64))]
+
+
 def calendar_features(index: pd.DatetimeIndex) -> NDArray[np.float32]:
     """[T, F] features of the stamps alone; holidays are not among them (they differ by country)."""
     day_seconds = (index.hour * 3600 + index.minute * 60 + index.second).to_numpy()

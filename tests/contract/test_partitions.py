@@ -20,7 +20,7 @@ from fedpriv.data.sources import Series
 from fedpriv.data.tasks import make_examples, task_masks
 from fedpriv.data.windows import cut, even_starts
 from fedpriv.errors import InputError
-from fedpriv.evaluation import by_owner, join_owners
+from fedpriv.evaluation import by_owner, held_out, join_owners
 from fedpriv.training import LocalWorker
 
 WINDOW = 48
@@ -496,3 +496,16 @@ def test_sums_of_owners_keep_apart():
     joined = join_owners([{"a/x": 1.0}, {"a/x": 2.0, "b:c/y": 3.0}])
     assert by_owner("curator", joined, ("one", "two")) == {"one": {"a/x": 1.0}, "two": {"a/x": 2.0, "b:c/y": 3.0}}
     assert by_owner("me", {"a/x": 1.0}, ()) == {"me": {"a/x": 1.0}}
+
+
+def test_a_client_of_blocks_is_scored_on_what_it_holds():
+    changes = {"partition": {"kind": "iid", "unit": "block", "clients": 4, "series": 4}, "evaluation.windows": 16}
+    scenario, gained = Scenario().override(changes | {"data.days": 700}), 0
+    for name in roster(scenario).names:
+        client = load_client(scenario, name)
+        examples, meter, start = held_out(client, scenario, part="test", count=16, held=True)
+        scored = examples.target.flatten(1).any(dim=1).numpy()
+        assert len(meter) == len(start) == len(examples) and scored.mean() > 0.75
+        plain, _, _ = held_out(client, scenario, part="test", count=16)
+        gained += int(scored.sum()) - int(plain.target.flatten(1).any(dim=1).sum())
+    assert gained > 16, "most of the calendar is somebody else's"

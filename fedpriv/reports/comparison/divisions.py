@@ -18,7 +18,7 @@ from fedpriv.reports.comparison.phrases import listed
 from fedpriv.reports.heterogeneity import FILE
 from fedpriv.reports.numbers import number
 
-_DEALT = ("natural", "iid", "dirichlet", "quantity", "clusters")  # kinds that only say who holds what
+_DEALT = ("natural", "iid", "dirichlet", "quantity", "clusters", "scale")  # kinds that only say who holds what
 _COLUMNS = (
     ("scale_ratio_max_min", "largest / smallest", "ratio of the clients' mean readings"),
     ("profile_l1_median", "days apart", "L1 distance of the shapes of mean days, median over pairs of clients"),
@@ -74,7 +74,8 @@ def same_divisions(found: Analysis) -> list[str]:
         partition = card["partition"]
         clients = list((partition.get("clients") or {}).values())
         settings = partition.get("settings") or {}
-        if str(partition.get("kind") or settings.get("kind")) not in _DEALT:
+        kind = str(partition.get("kind") or settings.get("kind"))
+        if kind not in _DEALT or (kind == "scale" and settings.get("skew")):  # a skew changes the readings
             continue
         if not clients or any(client.get("fill") != 1.0 for client in clients):
             continue  # blocks of time: who holds which is not in the card

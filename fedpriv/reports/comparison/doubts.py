@@ -17,6 +17,7 @@ _FEW_SEEDS = 3
 _BAND = 0.9
 _NARROW = 0.86  # less than this of what came true in the 90 % bands is said
 _COVERED = 0.8  # less than this of what came true in the 90 % bands is warned of
+_NEARER = 0.01  # by which other bands must come nearer to be named
 _CLOSE = 0.01  # log error by which a run without noise may be worse than one with it before it is called badly trained
 
 
@@ -64,7 +65,11 @@ def _narrow_bands(found: Analysis) -> list[str]:
     if share >= _COVERED:
         shares = frame[frame["model"] == FEDERATED].groupby("contender")["value"].mean()
         nearest = str((shares - _BAND).abs().idxmin())
-        other = "" if nearest == shown else f"; those of {nearest} come nearest with {shares[nearest] * 100:.0f} %"
+        other = (
+            ""
+            if shares[nearest] - share < _NEARER
+            else f"; those of {nearest} come nearest with {shares[nearest] * 100:.0f} %"
+        )
         return [
             f"The forecast intervals are narrow: the 90 % bands of {listed([shown])} hold {share * 100:.0f} % of what "
             f"came true{other}. The answer above is about the error alone; see “Other measures”."
@@ -83,8 +88,8 @@ def unscored_words(found: Analysis) -> str:
     count = sum(len(names) for names in found.sweep.unscored.values())
     return (
         f"{count} client{' has' if count == 1 else 's have'} no score: {'; '.join(said)}. They trained and were "
-        "promised the same as everybody, but no unbroken stretch of the held-out part that fell to them is as long as "
-        "a window. "
+        "promised the same as everybody, but none of the windows that they were to be scored on has enough readings of "
+        "theirs (no unbroken stretch as long as a window, say). "
         "Whatever is said here about errors, gains and losers is about the others."
     )
 

@@ -25,6 +25,7 @@ from fedpriv.reports.folder import RunFolder
 from fedpriv.reports.verdicts import MARGIN
 
 EXAMPLES = 2  # of each chosen run
+_TITLE = 44  # characters of a picture's title
 _AT_LINES = 8  # with more lines than this names stand in a legend
 
 Plan = tuple[str, str, Draw | None]
@@ -224,6 +225,8 @@ def _examples(found: Analysis) -> list[Plan]:
             kind="stable",
         )
         for i in order[:EXAMPLES]:
-            draw = example_drawing(examples, int(i), title=f"{examples.client[i]}: {why}")
+            title = f"{examples.client[i]}: {why}"
+            title = title if len(title) <= _TITLE else f"{examples.client[i]}:\n{words(why, _TITLE)}"
+            draw = example_drawing(examples, int(i), title=title)
             plans.append((f"example-{len(plans) + 1}", f"Line chart: {examples.client[i]}, {why}, with truth", draw))
     return plans

@@ -18,7 +18,7 @@ _CAP = 1.0  # shares beyond which a heat map's colour no longer deepens
 
 
 def heat_map(found: Analysis) -> Draw | None:
-    """Error against seasonal naive; a panel for each epsilon."""
+    """Error against seasonal naive; a panel for each epsilon, or for each place where there are more epsilons."""
     if not found.baseline or len(found.contenders) < 2:
         return None
     private: list[float | None] = list(found.epsilons)
@@ -26,6 +26,11 @@ def heat_map(found: Analysis) -> Draw | None:
     if len(found.wheres) == 1:  # one panel, epsilons across
         panels = [
             ("", [(f"epsilon {e:g}" if e is not None else "", found.cells.get((found.wheres[0], e))) for e in epsilons])
+        ]
+    elif len(found.wheres) < len(epsilons):
+        panels = [
+            (w, [(f"ε {e:g}" if e is not None else "", found.cells.get((w, e))) for e in epsilons])
+            for w in found.wheres
         ]
     else:
         panels = [
@@ -75,7 +80,7 @@ def _square(axes: Axes, column: int, row: int, cell: Cell | None, rule: str, pal
         Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=shade, alpha=0.06 + 0.5 * depth**0.6, linewidth=0)
     )
     best = option(cell) == rule
-    shown = f"{change * 100:+.0f}" if many else f"{change * 100:+.1f} %"
+    shown = f"{change * 100:+.1f}" if many else f"{change * 100:+.1f} %"
     text = shown.replace("-", "−") + (" ◆" if best else "")
     axes.text(
         column,

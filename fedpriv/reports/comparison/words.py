@@ -30,6 +30,8 @@ from fedpriv.reports.numbers import at_most, small
 from fedpriv.reports.statistics import Paired, cliff_word
 from fedpriv.reports.verdicts import MARGIN
 
+_NAMED = 4  # more names than this are counted in a headline
+
 
 def headline(found: Analysis, value: Collaboration | None) -> str:
     """The decision in one sentence."""
@@ -56,7 +58,8 @@ def _who(found: Analysis) -> str:
             f"({change_words(second.change[0])} than the next, {second.b})."
         )
     if overall.outcome == "no-evidence":
-        return f"No evidence of a difference between {listed(rules)}."
+        names = listed(rules) if len(rules) <= _NAMED else f"the {len(rules)} {found.sweep.thing}s"
+        return f"No evidence of a difference between {names}."
     if overall.outcome == "cannot-tell":
         return f"{overall.best} has the least error, but these runs cannot say whether that is more than chance."
     others = [rule for rule in overall.not_worse if rule != overall.best]

@@ -23,6 +23,7 @@ from fedpriv.data.windows import (
     cut,
     day_steps,
     even_starts,
+    held_starts,
     season_steps,
     split,
 )
@@ -384,3 +385,22 @@ def test_masks_do_not_look_at_the_data():
     task = TaskConfig(kind="mixed")
     full, empty = torch.ones(8, 192, 1, dtype=torch.bool), torch.zeros(8, 192, 1, dtype=torch.bool)
     assert torch.equal(task_masks(task, full, stream(3, "m")), task_masks(task, empty, stream(3, "m")))
+
+
+def test_windows_of_a_part_that_is_mostly_another_clients_are_those_that_it_holds():
+    read = np.zeros(1000, dtype=bool)
+    read[300:380] = read[700:780] = True
+    part = slice(100, 1000)
+    starts = held_starts(read, part, 24, 12)
+    assert len(starts) == 12 and (np.diff(starts) > 0).all()
+    held = np.array([read[s : s + 24].mean() for s in starts])
+    assert (held >= 0.95).all() and (starts < 400).any() and (starts > 600).any()
+    assert not len(held_starts(np.zeros(1000, dtype=bool), part, 24, 12))
+    # a part that is read as a whole is treated as ever
+    for other in (np.ones(1000, dtype=bool), np.arange(1000) != 500):
+        np.testing.assert_array_equal(
+            held_starts(other, slice(100, 1000), 24, 12), even_starts(slice(100, 1000), 24, 12)
+        )
+    few = np.zeros(1000, dtype=bool)
+    few[500:526] = True
+    assert 1 <= len(held_starts(few, slice(100, 1000), 24, 12)) <= 12
