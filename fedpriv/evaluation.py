@@ -72,7 +72,7 @@ def held_out(
     window, each = scenario.task.window, max(1, count // data.num_meters)
     starts = [even_starts(span, window, each)] * data.num_meters
     if held:
-        read = np.isfinite(data.values).any(axis=2)  # [M, T]
+        read: NDArray[np.bool_] = np.any(np.isfinite(data.values), axis=2)  # [M, T]
         there = sum(len(held_starts(own, span, window, 1)) for own in read)  # meters with something to score
         found = [held_starts(own, span, window, max(1, count // max(1, there))) for own in read]
         starts = found if there else starts
