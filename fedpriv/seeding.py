@@ -126,7 +126,7 @@ def _filled(stream: Any, out: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class SystemRandom(KeyedRandom):
-    """Keyed once by the operating system; the key is never stored or derived. What deployed clients use."""
+    """Keyed once by the operating system; the key is never written down or derived. What deployed clients use."""
 
     def __init__(self, *, fast: bool = False) -> None:
         super().__init__(os.urandom(32), fast=fast)
