@@ -20,7 +20,7 @@ from fedpriv.diffusion.sampling import point_forecast, sample
 from fedpriv.errors import InputError
 from fedpriv.seeding import stream, torch_generator
 from fedpriv.trained import LEVELS, Trained, check_samples, level_names, quantiles_of, require
-from fedpriv.user_panel import Panel, as_table, lay_out
+from fedpriv.user_panel import Panel, as_table, lay_out, left_out
 
 LONGEST = 10_000  # steps of a horizon
 SPARSE = 0.5  # share of the context below which a remark is made
@@ -45,6 +45,7 @@ class Forecast:
         notes: remarks for the user.
         unit: of the table's readings; may be empty.
         timezone: "UTC" or "local".
+        absent: [H] bool, stamps of local time that the clocks of its zone leave out in spring: no row of `frame`.
     """
 
     series: tuple[str, ...]
@@ -58,6 +59,7 @@ class Forecast:
     notes: tuple[str, ...]
     unit: str
     timezone: str
+    absent: NDArray[np.bool_]
 
     def frame(self, *, time: str = "time", series: str = "series", samples: bool = False) -> Any:
         """A DataFrame with a row for every series and step: time, series, mean, q05 ... q95, and the samples if asked.
@@ -76,7 +78,8 @@ class Forecast:
         columns |= {name: self.quantiles[:, i].reshape(-1) for i, name in enumerate(level_names())}
         if samples:
             columns |= {f"sample_{i + 1:03d}": drawn.reshape(-1) for i, drawn in enumerate(self.samples)}
-        return pd.DataFrame(columns)
+        found = pd.DataFrame(columns)
+        return found[~np.tile(self.absent, count)].reset_index(drop=True) if self.absent.any() else found
 
 
 def forecast(
@@ -145,9 +148,14 @@ def forecast(
     mean = np.moveaxis(mean, 2, 1).reshape(-1, horizon)[keep]
     drawn = np.moveaxis(drawn, 3, 2).reshape(samples, -1, horizon)[:, keep]
     step = panel.table.step
+    stamps = pd.date_range(origin, periods=horizon, freq=step)
+    absent = left_out(panel.table, stamps, timezone)
+    if absent.any():
+        hours = ", ".join(f"{stamp:%Y-%m-%d %H:%M}" for stamp in stamps[absent])
+        notes.append(f"the clocks of {timezone} leave out {hours}: no row is made")
     return Forecast(
         series=tuple(name for name, here in zip(panel.names, chosen.reshape(-1), strict=True) if here),
-        stamps=pd.date_range(origin, periods=horizon, freq=step),
+        stamps=stamps,
         mean=mean,
         quantiles=np.moveaxis(quantiles_of(drawn), 0, 1),
         samples=drawn,
@@ -157,6 +165,7 @@ def forecast(
         notes=tuple(notes),
         unit=unit or panel.table.unit,
         timezone=panel.table.timezone,
+        absent=absent,
     )
 
 

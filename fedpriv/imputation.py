@@ -19,7 +19,7 @@ from fedpriv.diffusion.sampling import point_forecast, sample
 from fedpriv.errors import InputError
 from fedpriv.seeding import stream, torch_generator
 from fedpriv.trained import LEVELS, Trained, check_samples, level_names, longest_run, quantiles_of, require
-from fedpriv.user_panel import Panel, as_table, lay_out
+from fedpriv.user_panel import Panel, as_table, lay_out, left_out
 
 LEAST_GIVEN = 0.25  # share of a window that must be given: what the training masks leave, with some room
 _ENTRIES = 1 << 23  # of float64 worked on at a time
@@ -155,10 +155,7 @@ def impute(
 def _skipped(panel: Panel, zone: str) -> NDArray[np.bool_]:
     """[T] stamps without a zone of their own that do not exist in `zone`, and at which nothing was read."""
     stamps = pd.date_range(panel.table.start, periods=len(panel.table), freq=panel.table.step)
-    if not zone or panel.table.timezone == "UTC":
-        return np.zeros(len(stamps), dtype=bool)
-    there = stamps.tz_localize(zone, ambiguous=np.ones(len(stamps), dtype=bool), nonexistent="NaT")
-    return np.asarray(there.isna()) & np.isnan(panel.values).all(axis=(0, 2))
+    return left_out(panel.table, stamps, zone) & np.isnan(panel.values).all(axis=(0, 2))
 
 
 def _row(panel: Panel, stamp: pd.Timestamp) -> int:

@@ -113,6 +113,17 @@ def lay_out(
     return Panel(values, columns, table, clock), remarks
 
 
+def left_out(table: Table, stamps: pd.DatetimeIndex, zone: str) -> NDArray[np.bool_]:
+    """[T] the naive stamps that do not exist in `zone`, because its clocks jumped over them in spring.
+
+    None of a table in UTC, and none where no zone is known.
+    """
+    if not zone or table.timezone == "UTC":
+        return np.zeros(len(stamps), dtype=bool)
+    there = stamps.tz_localize(zone, ambiguous=np.ones(len(stamps), dtype=bool), nonexistent="NaT")
+    return np.asarray(there.isna())
+
+
 def _on_step(trained: Trained, table: Table, use: Use, *, resample: bool) -> Table:
     if table.step == trained.step:
         return table

@@ -140,6 +140,21 @@ def test_utc_stamps_come_back_as_utc(forecaster, load) -> None:
         forecaster.forecast(utc, timezone="Europe/Bonn")
 
 
+def test_no_forecast_is_made_for_an_hour_that_does_not_exist(forecaster, load) -> None:
+    local = load.copy()
+    local.index = pd.date_range(end="2025-03-29 23:00", periods=len(load), freq="h", name="when")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = forecaster.forecast(local, samples=4, timezone="Europe/Berlin")
+        plain = forecaster.forecast(local, samples=4)
+    hour = pd.Timestamp("2025-03-30 02:00")
+    assert (plain["time"] == hour).sum() == 3 and len(plain) == 3 * 24
+    expected = plain[plain["time"] != hour].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.warns(UserWarning, match=r"leave out 2025-03-30 02:00"):
+        forecaster.forecast(local, samples=4, timezone="Europe/Berlin")
+
+
 def test_what_is_not_a_table_is_refused(forecaster, load) -> None:
     with pytest.raises(InputError, match="DataFrame with a DatetimeIndex"):
         forecaster.forecast(load.reset_index())
