@@ -110,8 +110,9 @@ class Controller:
         """
         if self.KEY and self.FLAT_ONLY and not isinstance(clipper, FlatClipper):
             raise InputError(
-                f"controller {self.name!r} finds a threshold on norms, and {clipper.name!r} has none (its C only "
-                "scales what is released); use privacy.clipper=flat with it. Nothing was started."
+                f"controller {self.name!r} finds the threshold of flat clipping, and {clipper.name!r} has none that it "
+                "could move (its C only scales what is released, or follows a schedule of its own); use "
+                "privacy.clipper=flat with it. Nothing was started."
             )
 
 

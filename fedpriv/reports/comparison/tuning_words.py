@@ -9,7 +9,7 @@ from fedpriv.reports.cells import Cell, Grid, Head
 from fedpriv.reports.comparison.analysis import Analysis
 from fedpriv.reports.comparison.cells import Titled
 from fedpriv.reports.comparison.sweep import axis_words, value_words
-from fedpriv.reports.numbers import number
+from fedpriv.reports.numbers import at_most, number
 from fedpriv.reports.tables import METRICS
 
 
@@ -30,8 +30,21 @@ def tuning_words(found: Analysis) -> str:
     many = f" by {trials} trials each" if trials not in (None, "", 0) else " by the same number of trials for each"
     return (
         f"Chosen for every {found.sweep.thing} on {on}{many}, never on readings of the clients here, so it costs them "
-        "no privacy. Tuning on the clients' own readings would have to be paid for: k tries at epsilon e cost up to k "
-        "times e by plain composition."
+        f"no privacy. {_price(tuning.get('private_cost'), found.sweep.thing)}"
+    )
+
+
+def _price(cost: object, thing: str) -> str:
+    """What the trials would have cost on the clients' own readings; composed exactly where the sweep did so."""
+    paid = "Tuning on the clients' own readings would have to be paid for:"
+    found = cost if isinstance(cost, Mapping) else {}
+    one, total, run = (found.get(f"epsilon_{of}") for of in ("one_rule", "all_rules", "of_a_run"))
+    if not (isinstance(one, float) and isinstance(total, float) and isinstance(run, float)):
+        return f"{paid} k tries at epsilon e cost up to k times e by plain composition."
+    return (
+        f"{paid} epsilon {at_most(one)} for the trials of one {thing} and {at_most(total)} for all of them, for one "
+        f"{found.get('unit', 'unit')}, where a run costs {at_most(run)}. Choosing by scores on "
+        "those readings would come on top."
     )
 
 
