@@ -126,12 +126,19 @@ def weak_references(found: Analysis) -> list[str]:
 
 
 def _against_private(found: Analysis, cell: Cell, where: str, rule: str) -> tuple[str, float] | None:
-    """(name, log ratio of errors) against the same contender at the largest epsilon, else the best one there."""
+    """(name, log ratio of errors) against the same contender at the largest epsilon, else the best one there.
+
+    A setting of a collaboration is compared with itself under a promise, or not at all: others have other data.
+    """
     places = [(e, c) for (w, e), c in found.cells.items() if w == where and e is not None]
     if not places:
         return None
     epsilon, other = max(places, key=lambda item: item[0])
-    twin = rule if rule in other.trials.rules else other.best
+    # Alone without privacy may well be worse than everybody together with it: more data are no sign of bad training.
+    twins = {WORDS[kind, False]: WORDS[kind, True] for kind, private in WORDS if private}
+    twin = twins.get(rule, rule if rule in other.trials.rules else other.best)
+    if twin not in other.trials.rules:
+        return None
     clients = [c for c in cell.trials.clients if c in other.trials.clients]
     if not clients or min(cell.trials.errors.min(), other.trials.errors.min()) <= 0:
         return None

@@ -17,7 +17,7 @@ from fedpriv.reports.comparison.doubts import unscored_words, weak_references
 from fedpriv.reports.comparison.sweep import Sweep
 from fedpriv.reports.comparison.tables import places
 from fedpriv.reports.comparison.words import answer, headline
-from tests.unit.comparison.simulated import UTILITIES, Builder, clippers
+from tests.unit.comparison.simulated import UTILITIES, Builder, clippers, collaboration
 
 
 def test_the_planted_winner_is_named_everywhere(clipper_sweep):
@@ -187,6 +187,15 @@ def test_a_client_without_a_score_is_named(tmp_path):
     assert found.sweep.unscored == {"": ["TVA"]}
     assert unscored_words(found).startswith("1 client has no score: TVA.")
     assert found.overall_trials is not None and len(found.overall_trials.clients) == 7
+
+
+def test_alone_without_privacy_is_not_called_badly_trained_because_everybody_together_is_better(tmp_path):
+    made = collaboration(gain=dict.fromkeys(UTILITIES, 0.3), noise=0.001)
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    cell = next(cell for (_, epsilon), cell in found.cells.items() if epsilon == 8.0)
+    means = {rule: cell.trials.of_rule(rule).mean() for rule in cell.trials.rules}
+    assert means["federated, private"] < means["alone, private"], "more data, less error"
+    assert weak_references(found) == []
 
 
 def test_a_reference_without_privacy_that_is_no_good_is_said(tmp_path):
