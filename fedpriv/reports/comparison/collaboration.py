@@ -29,6 +29,7 @@ from fedpriv.reports.statistics import Paired, Trials, holm, paired
 Outcome = Literal["gains", "loses", "not told"]
 
 LEVEL = 0.95
+_FITTED = ("ridge", "gaussian")  # by noised statistics in every run: those of a run without noise are the baselines
 _CLOSE = 0.01  # log error by which training without noise may be worse than with it before it counts as badly trained
 
 
@@ -261,9 +262,13 @@ def _collected(sweep: Sweep) -> _Table | None:
             else:
                 notes.append(f"{run.run} has no usable {sweep.metric} of {client}.")
     baselines: dict[str, dict[str, float]] = {}
+    open_runs = [n for n in plain if members[n] == everyone and not runs[n].private]
     others = frame[(frame["model"] != FEDERATED) & frame["client"].isin(list(clients))]
+    others = others[~others["model"].isin(_FITTED) | others["run"].isin(open_runs)]
     for (baseline, client), part in others.groupby(["model", "client"], sort=False):
-        baselines.setdefault(str(baseline), {})[str(client)] = float(part["value"].iloc[0])
+        baselines.setdefault(str(baseline), {})[str(client)] = float(
+            np.exp(np.log(np.maximum(part["value"], 1e-300)).mean())
+        )
     return _Table(clients, values, baselines, notes)
 
 

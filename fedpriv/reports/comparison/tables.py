@@ -102,20 +102,23 @@ def places(found: Analysis) -> Titled | None:
     for cell in cells:
         best = option(cell)
         own = cell.gains.get(best)
+        options = [rule for rule in cell.trials.rules if rule == best or not is_reference(rule)]
         if best == cell.best:
-            as_good = [rule for rule in cell.verdict.not_worse if rule != best] if cell.verdict else []
+            as_good = (
+                [rule for rule in cell.verdict.not_worse if rule != best and rule in options] if cell.verdict else []
+            )
         else:
-            as_good = _not_told(cell, best)
-        everyone = len(as_good) == len(cell.trials.rules) - 1
+            as_good = [rule for rule in _not_told(cell, best) if rule in options]
+        others = len(options) - 1
         rows.append(
             [
                 *([Cell(cell.where)] if len(found.wheres) > 1 else []),
                 Cell("none" if cell.epsilon is None else f"{cell.epsilon:g}", cell.epsilon),
                 Cell(best),
-                _verdict(cell, best, as_good),
+                _verdict(cell, as_good, others),
                 change(own.change[0], sure=not own.low <= 0 <= own.high) if own else Cell("–"),
                 span(*own.change[1:]) if own else Cell("–"),
-                Cell("all others" if everyone and as_good else ", ".join(as_good) or "none: it wins"),
+                Cell(_as_good_words(as_good, others)),
                 Cell(str(len(cell.trials.seeds)), len(cell.trials.seeds)),
                 Cell(str(len(cell.trials.clients)), len(cell.trials.clients)),
             ]
@@ -125,12 +128,15 @@ def places(found: Analysis) -> Titled | None:
         "all of them are adjusted for together: by itself one shows only large and steady differences. Grey: the "
         "interval holds 0."
     )
+    if any(is_reference(rule) for cell in cells for rule in cell.trials.rules):
+        text += " The trusted curator is a reference and is left out."
     return Titled("Each combination", Grid(heads, rows), text)
 
 
-def _verdict(cell: Place, best: str, as_good: list[str]) -> Cell:
-    others = len(cell.trials.rules) - 1
+def _verdict(cell: Place, as_good: list[str], others: int) -> Cell:
     beaten = others - len(as_good)
+    if not others:
+        return Cell("\N{EN DASH}")
     if cell.verdict is None or cell.verdict.outcome == "cannot-tell":
         return Cell("cannot tell", 0.0)
     if not beaten:
@@ -138,6 +144,12 @@ def _verdict(cell: Place, best: str, as_good: list[str]) -> Cell:
     if beaten == others:
         return Cell("wins", float(beaten), "good")
     return Cell(f"better than {beaten} of {others}", float(beaten), "good")
+
+
+def _as_good_words(as_good: list[str], others: int) -> str:
+    if not others:
+        return "\N{EN DASH}"
+    return "all others" if len(as_good) == others else ", ".join(as_good) or "none: it wins"
 
 
 def _not_told(cell: Place, best: str) -> list[str]:

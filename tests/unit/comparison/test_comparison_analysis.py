@@ -12,6 +12,7 @@ import pytest
 from fedpriv.errors import InputError
 from fedpriv.reports.comparison import write_comparison
 from fedpriv.reports.comparison.analysis import analyse
+from fedpriv.reports.comparison.collaboration import value_of_joining
 from fedpriv.reports.comparison.curves import break_even, crossing
 from fedpriv.reports.comparison.doubts import unscored_words, weak_references
 from fedpriv.reports.comparison.sweep import Sweep
@@ -243,3 +244,29 @@ def test_a_combination_says_whether_it_shows_a_winner(clipper_sweep, tmp_path):
     equal = analyse(Sweep.open(clippers(gains={"a": 0.0, "b": 0.0, "c": 0.0}, seed=3).write(tmp_path / "s")))
     table = places(equal)
     assert table is not None and {row[column].text for row in table.grid.rows} == {"no evidence"}
+
+
+def test_a_trusted_curator_is_neither_beaten_nor_a_winner_of_a_combination(tmp_path):
+    made = collaboration(gain=dict.fromkeys(UTILITIES, 0.0), epsilons=(0.5, 8.0), noise=0.001, seeds=6)
+    found = analyse(Sweep.open(made.write(tmp_path / "s")))
+    cell = next(cell for (_, epsilon), cell in found.cells.items() if epsilon == 0.5)
+    assert cell.best == "trusted curator, private", "it has less error than the federation, by a planted 0.27"
+    table = places(found)
+    assert table is not None and "left out" in table.text
+    names = [head.text for head in table.grid.heads]
+    row = next(row for row in table.grid.rows if row[names.index("epsilon")].text == "0.5")
+    said = [row[names.index(name)].text for name in ("least error", "verdict", "not told from it")]
+    assert said == ["federated, private", "wins", "none: it wins"]
+    assert "curator" not in " ".join(cell.text for row in table.grid.rows for cell in row)
+
+
+def test_fitted_baselines_without_epsilon_are_those_of_runs_without_noise(tmp_path):
+    made = collaboration(gain=dict.fromkeys(UTILITIES, 0.0))
+    whole = {run["run"]: run for run in made.runs}
+    for row in [row for row in made.rows if row["model"] == "last-value"]:
+        run = whole[row["run"]]
+        value = 0.01 if run["arm"] == "federated-open" else 5.0
+        made.rows.append({**row, "model": "ridge", "value": value})
+    value = value_of_joining(Sweep.open(made.write(tmp_path / "s")))
+    assert value is not None
+    assert value.errors["ridge", None] == pytest.approx(0.01)
