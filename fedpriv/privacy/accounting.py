@@ -204,13 +204,29 @@ def ladder_of(
         calendar_steps: needed for the unit meter only.
         extra: (event, count) of side releases by name of the unit.
     """
-    rungs = dict[str, float]()
-    for unit in units:
-        events = [
-            (sampler.amplify(_inner(noise), unit, relation, calendar_steps=calendar_steps), steps)
-            for sampler, noise, steps in parts
+    events = {
+        unit.name: [
+            *(
+                (sampler.amplify(inner_event(noise), unit, relation, calendar_steps=calendar_steps), steps)
+                for sampler, noise, steps in parts
+            ),
+            *(extra or {}).get(unit.name, ()),
         ]
-        rungs[unit.name] = epsilon_of([*events, *(extra or {}).get(unit.name, ())], delta, relation)
+        for unit in units
+    }
+    return rungs_of(events, delta, relation)
+
+
+def rungs_of(
+    events: Mapping[str, Sequence[tuple[DpEvent, int]]], delta: float, relation: AnyRelation
+) -> dict[str, float]:
+    """Epsilon of every unit from the (event, count) of all mechanisms for it.
+
+    Args:
+        events: by name of the unit; smallest first, each unit part of the next.
+        delta, relation: as in `ladder`.
+    """
+    rungs = {name: epsilon_of(parts, delta, relation) for name, parts in events.items()}
     # A unit is part of every larger one, so a smaller bound above also holds below (long units, short calendars).
     best = math.inf
     for name in reversed(list(rungs)):
@@ -242,7 +258,8 @@ def ladders(
     }
 
 
-def _inner(noise: float | DpEvent) -> DpEvent:
+def inner_event(noise: float | DpEvent) -> DpEvent:
+    """The event of one group before amplification: of a multiplier that of Gaussian noise."""
     return noise if isinstance(noise, DpEvent) else dp_event.GaussianDpEvent(noise)
 
 

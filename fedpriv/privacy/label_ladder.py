@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dp_accounting import DpEvent, dp_event
 
 from fedpriv.config import Scenario
-from fedpriv.privacy.accounting import ladder_of
+from fedpriv.privacy.accounting import inner_event, rungs_of
 from fedpriv.privacy.contract import Contract
 from fedpriv.privacy.dominance import noise_of
 from fedpriv.privacy.events import ScheduledDpEvent, decode_event
@@ -147,7 +147,7 @@ def _ladder(
             if parts is None:
                 return dict.fromkeys(RUNGS)
             found += parts
-    known = ladder_of([], units, delta=delta, relation=relation, calendar_steps=calendar_steps, extra=events)
+    known = rungs_of(events, delta, relation)
     return {name: finite(known[name]) if name in known else None for name in RUNGS}
 
 
@@ -167,15 +167,7 @@ def _events(
     if sampler is None or stages is None:
         return None
     return [
-        (
-            sampler.amplify(
-                noise if isinstance(noise, DpEvent) else dp_event.GaussianDpEvent(noise),
-                rung,
-                relation,
-                calendar_steps=calendar_steps,
-            ),
-            steps,
-        )
+        (sampler.amplify(inner_event(noise), rung, relation, calendar_steps=calendar_steps), steps)
         for noise, steps in stages
     ]
 

@@ -27,12 +27,8 @@ Adversary = Callable[[Rows], Rows]
 SLACK = 1e-6  # relative; engines keep 1e-5 of the bound in hand, so exact rules pass with room
 
 
-class Silence:
-    """Noise that is all zeros: for replay only. It refuses every other kind of draw."""
-
-    def standard_normal(self, size: int) -> NDArray[np.float64]:
-        """[size] zeros."""
-        return np.zeros(size)
+class NoiseOnly:
+    """Refuses every draw of a step but that of its noise."""
 
     def random(self, size: int) -> NDArray[np.float64]:
         """Refused: a step draws nothing but its noise."""
@@ -41,6 +37,14 @@ class Silence:
     def integers(self, low: int, high: int) -> int:
         """Refused: a step draws nothing but its noise."""
         raise RuntimeError(f"a step asked for an integer in [{low}, {high}); it may draw its noise only")
+
+
+class Silence(NoiseOnly):
+    """Noise that is all zeros: for replay only."""
+
+    def standard_normal(self, size: int) -> NDArray[np.float64]:
+        """[size] zeros."""
+        return np.zeros(size)
 
 
 def join(*parts: Rows) -> Rows:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedpriv.config import PrivacyConfig
 from fedpriv.privacy.audit import probe
 from fedpriv.privacy.audit.result import Rows
-from fedpriv.privacy.audit.sensitivity import Adversary, Silence, adversarial_vectors, pick
+from fedpriv.privacy.audit.sensitivity import Adversary, NoiseOnly, Silence, adversarial_vectors, pick
 from fedpriv.privacy.clippers import CLIPPERS
 from fedpriv.privacy.engines import make_engine
 from fedpriv.privacy.engines.base import LossFn, layout
@@ -62,20 +62,12 @@ class Subject:
     of_norm: Callable[[float], Rows] | None = None
 
 
-class Ones:
+class Ones(NoiseOnly):
     """Noise that is all ones: shows the standard deviation of every released number."""
 
     def standard_normal(self, size: int) -> NDArray[np.float64]:
         """[size] ones."""
         return np.ones(size)
-
-    def random(self, size: int) -> NDArray[np.float64]:
-        """Refused: a step draws nothing but its noise."""
-        raise RuntimeError(f"a step asked for {size} uniform numbers; it may draw its noise only")
-
-    def integers(self, low: int, high: int) -> int:
-        """Refused: a step draws nothing but its noise."""
-        raise RuntimeError(f"a step asked for an integer in [{low}, {high}); it may draw its noise only")
 
 
 def chosen_gradients() -> Subject:

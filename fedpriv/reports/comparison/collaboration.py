@@ -30,7 +30,7 @@ Outcome = Literal["gains", "loses", "not told"]
 
 LEVEL = 0.95
 _FITTED = ("ridge", "gaussian")  # by noised statistics in every run: those of a run without noise are the baselines
-_CLOSE = 0.01  # log error by which training without noise may be worse than with it before it counts as badly trained
+CLOSE = 0.01  # log error by which training without noise may be worse than with it before it counts as badly trained
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Collaboration:
             at = [e for key, e in self.errors if key == (setting[0], True) and e is not None]
             private = self.errors[(setting[0], True), max(at)] if at else None
             worse = 0.0 if private is None else float(np.log(own).mean() - np.log(private).mean())
-            if level > 0 or worse > _CLOSE:
+            if level > 0 or worse > CLOSE:
                 found.append(Weak(setting, max(at, default=None), level, worse))
         return tuple(found)
 

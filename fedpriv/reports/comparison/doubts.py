@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fedpriv.reports.comparison.analysis import Analysis, Cell
-from fedpriv.reports.comparison.collaboration import Collaboration
+from fedpriv.reports.comparison.collaboration import CLOSE, Collaboration
 from fedpriv.reports.comparison.divisions import same_divisions
 from fedpriv.reports.comparison.naming import WORDS
 from fedpriv.reports.comparison.phrases import listed
@@ -18,7 +18,6 @@ _BAND = 0.9
 _NARROW = 0.86  # less than this of what came true in the 90 % bands is said
 _COVERED = 0.8  # less than this of what came true in the 90 % bands is warned of
 _NEARER = 0.01  # by which other bands must come nearer to be named
-_CLOSE = 0.01  # log error by which a run without noise may be worse than one with it before it is called badly trained
 
 
 def notes(found: Analysis, value: Collaboration | None) -> list[str]:
@@ -107,7 +106,7 @@ def weak_references(found: Analysis) -> list[str]:
             if gain is not None and gain.mean > 0:
                 naive.setdefault(rule, []).append(f"{gain.change[0] * 100:+.1f} %{place}")
             worse = _against_private(found, cell, where, rule)
-            if worse is not None and worse[1] > _CLOSE:
+            if worse is not None and worse[1] > CLOSE:
                 private.setdefault(rule, []).append(f"{np.expm1(worse[1]) * 100:+.1f} % against {worse[0]}{place}")
     said = [
         f"{listed([rule])} has more error than repeating the last day (seasonal naive): {'; '.join(where)}"

@@ -103,12 +103,8 @@ def places(found: Analysis) -> Titled | None:
         best = option(cell)
         own = cell.gains.get(best)
         options = [rule for rule in cell.trials.rules if rule == best or not is_reference(rule)]
-        if best == cell.best:
-            as_good = (
-                [rule for rule in cell.verdict.not_worse if rule != best and rule in options] if cell.verdict else []
-            )
-        else:
-            as_good = [rule for rule in _not_told(cell, best) if rule in options]
+        not_told = cell.verdict.not_worse if cell.verdict and best == cell.best else _not_told(cell, best)
+        as_good = [rule for rule in not_told if rule in options and rule != best]
         others = len(options) - 1
         rows.append(
             [
